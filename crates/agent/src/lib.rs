@@ -1,0 +1,1 @@
+//! Drives the PostgreSQL server of a region: create, clone, start, watch, stop

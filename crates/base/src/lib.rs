@@ -1,0 +1,9 @@
+//! Words that every floor shares: region names, epochs and WAL positions.
+//!
+//! Pure: no I/O, no clock. A value that is not known is an `Option`, never zero (LAG-IS-NEVER-GUESSED).
+
+mod position;
+mod region;
+
+pub use position::{Lsn, ParseLsnError, Position, Timeline};
+pub use region::{Epoch, InvalidRegionId, RegionId};

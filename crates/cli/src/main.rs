@@ -1,0 +1,2 @@
+//! The `pangea` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! How far a server is and who waits for it. Pure.

@@ -1,0 +1,1 @@
+//! Sockets, TLS, authentication, links: the data plane of a region

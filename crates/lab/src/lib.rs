@@ -1,0 +1,1 @@
+//! A whole global database on one machine: supervisor, WAN emulator

@@ -1,0 +1,1 @@
+//! PostgreSQL wire protocol 3: frames, start-up, SCRAM, SQLSTATE. Pure.

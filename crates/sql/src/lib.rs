@@ -1,0 +1,1 @@
+//! What a statement does: classification with the parser of PostgreSQL. Pure.
