@@ -1,0 +1,66 @@
+//! What a gateway is told at its start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use pangea_base::{Epoch, RegionId};
+
+/// A gateway's configuration.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// The region that it serves.
+    pub region: RegionId,
+    /// The region whose server is writable.
+    pub primary: RegionId,
+    /// The epoch of that primary.
+    pub epoch: Epoch,
+    /// Cluster endpoint.
+    pub cluster: SocketAddr,
+    /// Reader endpoint.
+    pub reader: SocketAddr,
+    /// Writer endpoint.
+    pub writer: SocketAddr,
+    /// Link listener.
+    pub link: SocketAddr,
+    /// Directory of the socket `.s.PGSQL.5432` of the region's writer-capable server.
+    pub server_dir: PathBuf,
+    /// Directories of the sockets of in-region readers.
+    pub reader_dirs: Vec<PathBuf>,
+    /// Directory in which to offer a socket `.s.PGSQL.5432` that leads to the primary's server.
+    pub uplink_dir: PathBuf,
+    /// Certificates.
+    pub tls: TlsFiles,
+    /// How clients prove who they are.
+    pub auth: Auth,
+    /// The other regions.
+    pub peers: Vec<Peer>,
+}
+
+/// PEM files.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// Certificate authority of the cluster.
+    pub ca: PathBuf,
+    /// This gateway's certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// SCRAM-SHA-256 against `pg_authid`.
+    Scram,
+    /// Nothing asked.
+    Trust,
+}
+
+/// Another region.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its name.
+    pub region: RegionId,
+    /// Its link address as reached from here.
+    pub link: SocketAddr,
+}
