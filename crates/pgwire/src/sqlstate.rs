@@ -1,0 +1,68 @@
+//! SQLSTATE codes (PostgreSQL documentation, appendix A).
+
+use std::fmt;
+
+/// Five characters that say what kind of error it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SqlState(pub [u8; 5]);
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal;)*) => {
+        impl SqlState { $($(#[$doc])* pub const $name: SqlState = SqlState(*$code);)* }
+    };
+}
+
+codes! {
+    /// The client cannot establish the connection.
+    SQLCLIENT_UNABLE_TO_CONNECT = b"08001";
+    /// The connection failed.
+    CONNECTION_FAILURE = b"08006";
+    /// Whether the transaction took effect is not known.
+    TRANSACTION_RESOLUTION_UNKNOWN = b"08007";
+    /// A message that the protocol does not allow.
+    PROTOCOL_VIOLATION = b"08P01";
+    /// A feature that is not there.
+    FEATURE_NOT_SUPPORTED = b"0A000";
+    /// A write in a read-only transaction, or on a standby.
+    READ_ONLY_SQL_TRANSACTION = b"25006";
+    /// The role may not log in.
+    INVALID_AUTHORIZATION = b"28000";
+    /// Wrong password.
+    INVALID_PASSWORD = b"28P01";
+    /// No such prepared statement.
+    INVALID_SQL_STATEMENT_NAME = b"26000";
+    /// A serialization failure; on a standby also a conflict with recovery.
+    SERIALIZATION_FAILURE = b"40001";
+    /// An object is not in the state that the operation needs; on a standby, recovery is in progress.
+    OBJECT_NOT_IN_PREREQUISITE_STATE = b"55000";
+    /// Too many connections.
+    TOO_MANY_CONNECTIONS = b"53300";
+    /// Cancelled by the user.
+    QUERY_CANCELED = b"57014";
+    /// The server is going down.
+    ADMIN_SHUTDOWN = b"57P01";
+    /// The server does not take connections now.
+    CANNOT_CONNECT_NOW = b"57P03";
+    /// Something that should not happen.
+    INTERNAL_ERROR = b"XX000";
+}
+
+impl SqlState {
+    /// The code as text; `?????` when a server sent something that is none.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("?????")
+    }
+}
+
+impl fmt::Display for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
