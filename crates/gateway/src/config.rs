@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pangea_base::{Epoch, RegionId};
 
 /// A gateway's configuration.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
+    /// Name of the global cluster: part of the names in the gateways' certificates.
+    pub cluster_name: String,
     /// The region that it serves.
     pub region: RegionId,
     /// The region whose server is writable.
@@ -32,6 +35,10 @@ pub struct GatewayConfig {
     pub tls: TlsFiles,
     /// How clients prove who they are.
     pub auth: Auth,
+    /// Longest time from a client's connection to its proven identity.
+    pub authentication_timeout: Duration,
+    /// Most clients at a time.
+    pub clients_max: usize,
     /// The other regions.
     pub peers: Vec<Peer>,
 }

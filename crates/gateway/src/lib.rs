@@ -1,16 +1,77 @@
-//! Sockets, TLS, authentication, links: the data plane of a region.
+//! The data plane of a region: sockets, TLS, authentication, links, and the sessions on them.
+//!
+//! A client's connection becomes either a relay ([`relay`]: one server, bytes as they are) or, on the cluster
+//! endpoint of a secondary region, a split session ([`split`]: reads here, writes on the primary), whose
+//! decisions are the pure machine of `pangea-session`.
 
+mod admin;
+mod auth;
+mod buffer;
+mod cancel;
+mod catalogs;
 mod config;
+mod endpoint;
+mod heartbeat;
+mod link_server;
+mod links;
+mod position;
+mod relay;
+mod server;
+mod shared;
+mod split;
+mod status;
+mod stream;
+mod tls;
+mod uplink;
 
 pub use config::{Auth, GatewayConfig, Peer, TlsFiles};
+pub use status::{GatewayStatus, PeerStatus};
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use pangea_base::{Epoch, Lsn, RegionId};
+use bytes::BytesMut;
+use pangea_base::RegionId;
+use pangea_pgwire::{ErrorFields, SqlState};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::endpoint::Endpoint;
+use crate::heartbeat::Pulse;
+use crate::links::{Link, Links};
+use crate::shared::Shared;
+use crate::tls::Tls;
+
+/// Longest wait for a client to take the gateway's last words.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest wait for the sessions to end when the gateway stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause after an accept that failed for want of descriptors or memory: the listener stays.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A running gateway.
-#[derive(Debug)]
-pub struct Gateway {}
+pub struct Gateway {
+    shared: Arc<Shared>,
+    pulses: BTreeMap<RegionId, watch::Receiver<Pulse>>,
+    stop: watch::Sender<bool>,
+    /// Listeners, pollers, heartbeats.
+    services: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gateway({})", self.shared.config.region)
+    }
+}
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -28,32 +89,9 @@ pub enum StartError {
     /// Certificates cannot be used.
     #[error("cannot use the certificates: {0}")]
     Tls(String),
-}
-
-/// What a gateway knows, for people.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct GatewayStatus {
-    /// Client sessions now.
-    pub sessions: usize,
-    /// Sessions forwarded here by other gateways now.
-    pub forwarded_sessions: usize,
-    /// The other regions as seen by heartbeats.
-    pub peers: Vec<PeerStatus>,
-}
-
-/// Another region as seen from here.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct PeerStatus {
-    /// Its name.
-    pub region: RegionId,
-    /// Whether its last heartbeat was answered in time.
-    pub reachable: bool,
-    /// Its epoch, when it has answered.
-    pub epoch: Option<Epoch>,
-    /// How far its server is, when known: the flush position of a primary, the replay position of a standby.
-    pub position: Option<Lsn>,
-    /// Round-trip time of the last heartbeat.
-    pub round_trip: Option<Duration>,
+    /// The system has no randomness to give.
+    #[error("cannot get random bytes from the system: {0}")]
+    Random(String),
 }
 
 impl Gateway {
@@ -61,16 +99,158 @@ impl Gateway {
     ///
     /// # Errors
     /// When a port is taken or a certificate is unusable.
-    pub async fn start(_config: GatewayConfig) -> Result<Self, StartError> {
-        Ok(Self {})
+    pub async fn start(config: GatewayConfig) -> Result<Self, StartError> {
+        let tls = Tls::load(&config.tls).map_err(StartError::Tls)?;
+        let listeners = [
+            (listen(config.cluster, "cluster endpoint").await?, Some(Endpoint::Cluster)),
+            (listen(config.reader, "reader endpoint").await?, Some(Endpoint::Reader)),
+            (listen(config.writer, "writer endpoint").await?, Some(Endpoint::Writer)),
+            (listen(config.link, "link").await?, None),
+        ];
+        let uplink = listen_uplink(&config)?;
+        let links = links(&config, &tls)?;
+        let mut mock_secret = [0; 32];
+        getrandom::fill(&mut mock_secret).map_err(|error| StartError::Random(error.to_string()))?;
+        let (stop, stopping) = watch::channel(false);
+        let dir = config.server_dir.clone();
+        let shared = Arc::new(Shared {
+            tls,
+            links,
+            admin: admin::AdminConnection::new(dir.clone(), "postgres"),
+            cancels: cancel::CancelRegistry::default(),
+            position: position::PositionWatch::new(dir.clone()),
+            catalogs: catalogs::Catalogs::default(),
+            mock_secret,
+            stopping,
+            clients: Semaphore::new(config.clients_max),
+            forwarded: AtomicUsize::new(0),
+            next_reader: AtomicUsize::new(0),
+            config,
+        });
+        let mut services = JoinSet::new();
+        for (listener, endpoint) in listeners {
+            services.spawn(accept_tcp(shared.clone(), listener, endpoint));
+        }
+        services.spawn(accept_uplink(shared.clone(), uplink));
+        services.spawn(shared.position.clone().poll());
+        let mut pulses = BTreeMap::new();
+        for link in shared.links.values() {
+            let (sender, receiver) = watch::channel(Pulse::default());
+            pulses.insert(link.region.clone(), receiver);
+            services.spawn(heartbeat::watch_peer(link.clone(), sender));
+            if link.region == shared.config.primary {
+                services.spawn(link.clone().keep_warm());
+            }
+        }
+        Ok(Self { shared, pulses, stop, services })
     }
 
     /// What it knows now.
     #[must_use]
     pub fn status(&self) -> GatewayStatus {
-        GatewayStatus { sessions: 0, forwarded_sessions: 0, peers: Vec::new() }
+        GatewayStatus::new(&self.shared, &self.pulses)
     }
 
     /// Refuses new clients, ends the sessions with 57P01 and returns when they are gone, within 5 s.
-    pub async fn stop(self) {}
+    pub async fn stop(mut self) {
+        self.services.shutdown().await;
+        self.stop.send_replace(true);
+        // Each session holds a receiver of `stopping` besides the one in `Shared`.
+        let gone = async {
+            while Arc::strong_count(&self.shared) > 1 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(STOP_TIMEOUT, gone).await.is_err() {
+            tracing::warn!("sessions did not end in time");
+        }
+    }
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen {
+        address: address.to_string(),
+        purpose,
+        source,
+    })
+}
+
+fn listen_uplink(config: &GatewayConfig) -> Result<UnixListener, StartError> {
+    let path = server::socket_path(&config.uplink_dir);
+    let failed =
+        |source| StartError::Listen { address: path.display().to_string(), purpose: "uplink", source };
+    std::fs::create_dir_all(&config.uplink_dir).map_err(failed)?;
+    std::fs::set_permissions(&config.uplink_dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    UnixListener::bind(&path).map_err(failed)
+}
+
+fn links(config: &GatewayConfig, tls: &Tls) -> Result<Links, StartError> {
+    let link = |peer: &Peer| {
+        let name = tls::gateway_name(&config.cluster_name, &peer.region).map_err(StartError::Tls)?;
+        let (connector, origin) = (tls.link_connector.clone(), config.region.clone());
+        let link = Link::new(peer.region.clone(), peer.link, name, connector, origin, config.epoch);
+        Ok((peer.region.clone(), link))
+    };
+    config.peers.iter().map(link).collect()
+}
+
+async fn accept_tcp(shared: Arc<Shared>, listener: TcpListener, endpoint: Option<Endpoint>) {
+    loop {
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                if let Err(error) = prepare(&tcp) {
+                    tracing::debug!(%error, "connection lost before it was served");
+                    continue;
+                }
+                match endpoint {
+                    Some(endpoint) => drop(tokio::spawn(endpoint::serve(shared.clone(), tcp, endpoint))),
+                    None => drop(tokio::spawn(link_server::serve(shared.clone(), tcp))),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_RETRY_DELAY).await;
+            }
+        }
+    }
+}
+
+/// No delay for small messages; keepalives, as PostgreSQL sets them, so that a vanished host is noticed.
+fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
+    nix::sys::socket::setsockopt(tcp, nix::sys::socket::sockopt::KeepAlive, &true)?;
+    Ok(())
+}
+
+async fn accept_uplink(shared: Arc<Shared>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((unix, _)) => drop(tokio::spawn(uplink::serve(shared.clone(), unix))),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection on the uplink");
+                sleep(ACCEPT_RETRY_DELAY).await;
+            }
+        }
+    }
+}
+
+/// Writes an error and closes.
+async fn say_goodbye(mut stream: stream::Stream, error: &ErrorFields) {
+    let mut out = BytesMut::new();
+    error.write(&mut out);
+    let words = async {
+        stream.write_all(&out).await?;
+        stream.shutdown().await
+    };
+    let _ = timeout(FAREWELL_TIMEOUT, words).await;
+}
+
+/// The error that sessions end with when the gateway stops.
+fn shutting_down() -> ErrorFields {
+    ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+        .with_hint("The gateway of this region is stopping: connect again, or to another region.")
 }

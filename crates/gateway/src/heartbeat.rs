@@ -1,0 +1,186 @@
+//! Heartbeats between gateways: is the peer there, what is its epoch, how far is its server.
+//!
+//! A heartbeat is a simple query on a link connection of its own, answered by the peer's gateway itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use pangea_base::{Epoch, Lsn};
+use pangea_pgwire::build;
+use pangea_pgwire::frame::{HEADER_LEN, backend_header};
+use pangea_pgwire::startup::{Startup, Version};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::links::{Kind, Link};
+use crate::position::PositionWatch;
+use crate::stream::Stream;
+
+/// Pause between two heartbeats.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
+
+/// A peer that does not answer for so long is lost. Several times the longest round trip on Earth.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest answer that is taken.
+const ANSWER_LEN_MAX: usize = 1024;
+
+/// The query that is a heartbeat.
+const QUERY: &str = "heartbeat";
+
+/// What a peer said last.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Pulse {
+    pub(crate) reachable: bool,
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) position: Option<Lsn>,
+    pub(crate) round_trip: Option<Duration>,
+}
+
+/// Asks a peer, for ever.
+pub(crate) async fn watch_peer(link: Arc<Link>, pulse: watch::Sender<Pulse>) {
+    loop {
+        let error = match beat(&link, &pulse).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        let was_reachable = pulse.send_replace(Pulse { reachable: false, position: None, ..*pulse.borrow() });
+        if was_reachable.reachable {
+            tracing::warn!(peer = %link.region, %error, "peer region does not answer");
+        }
+        link.report_lost();
+        sleep(INTERVAL).await;
+    }
+}
+
+async fn beat(link: &Link, pulse: &watch::Sender<Pulse>) -> std::io::Result<std::convert::Infallible> {
+    let mut stream = link.connect().await?;
+    let mut out = BytesMut::new();
+    let parameters = vec![("user".to_owned(), "pangea".to_owned())];
+    let mut startup = Startup { version: Version { major: 3, minor: 0 }, parameters };
+    link.label(&mut startup, Kind::Heartbeat);
+    startup.write(&mut out);
+    let mut input = BytesMut::new();
+    loop {
+        build::query(&mut out, QUERY);
+        let asked = Instant::now();
+        let exchange = async {
+            stream.write_all_buf(&mut out).await?;
+            answer(&mut stream, &mut input).await
+        };
+        let (epoch, position) = timeout(ANSWER_TIMEOUT, exchange).await??;
+        let round_trip = Some(asked.elapsed());
+        let before = pulse.send_replace(Pulse { reachable: true, epoch, position, round_trip });
+        if !before.reachable {
+            tracing::info!(peer = %link.region, "peer region answers");
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
+/// Reads frames up to ReadyForQuery; the DataRow among them is the answer.
+async fn answer(stream: &mut Stream, input: &mut BytesMut) -> std::io::Result<(Option<Epoch>, Option<Lsn>)> {
+    let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let mut found = None;
+    loop {
+        while let Some(header) = backend_header(input).map_err(|_| invalid())? {
+            if header.frame_len() > ANSWER_LEN_MAX {
+                return Err(invalid());
+            }
+            if input.len() < header.frame_len() {
+                break;
+            }
+            let mut frame = input.split_to(header.frame_len());
+            frame.advance(HEADER_LEN);
+            match header.tag {
+                b'D' => found = Some(read_row(&frame).ok_or_else(invalid)?),
+                b'E' => return Err(std::io::ErrorKind::ConnectionRefused.into()),
+                b'Z' => return found.ok_or_else(invalid),
+                _ => {}
+            }
+        }
+        if stream.read_buf(input).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+fn read_row(mut body: &[u8]) -> Option<(Option<Epoch>, Option<Lsn>)> {
+    body.try_get_u16().ok()?;
+    let mut column = || {
+        let length = body.try_get_i32().ok()?;
+        let Ok(length) = usize::try_from(length) else { return Some(None) };
+        let text = std::str::from_utf8(body.get(..length)?).ok()?;
+        body.advance(length);
+        Some(Some(text))
+    };
+    let epoch = column()?.and_then(|text| text.parse().ok());
+    let position = column()?.and_then(|text| text.parse().ok());
+    Some((epoch, position))
+}
+
+/// Answers the heartbeats of a peer until it goes.
+pub(crate) async fn serve(
+    mut stream: Stream,
+    mut input: BytesMut,
+    epoch: Epoch,
+    position: &PositionWatch,
+) -> std::io::Result<()> {
+    let mut out = BytesMut::new();
+    build::authentication_ok(&mut out);
+    loop {
+        while let Some(header) = pangea_pgwire::frame::frontend_header(&input)
+            .ok()
+            .flatten()
+            .filter(|header| input.len() >= header.frame_len())
+        {
+            input.advance(header.frame_len());
+            if header.tag == b'Q' {
+                write_answer(&mut out, epoch, position.known().map(|known| known.lsn));
+            }
+        }
+        if input.len() > ANSWER_LEN_MAX {
+            return Err(std::io::ErrorKind::InvalidData.into());
+        }
+        stream.write_all_buf(&mut out).await?;
+        if stream.read_buf(&mut input).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "numbers and positions are short texts")]
+fn write_answer(out: &mut BytesMut, epoch: Epoch, position: Option<Lsn>) {
+    build::frame(out, b'D', |out| {
+        out.put_u16(2);
+        for column in [Some(epoch.to_string()), position.map(|lsn| lsn.to_string())] {
+            match column {
+                Some(text) => {
+                    out.put_u32(text.len() as u32);
+                    out.put_slice(text.as_bytes());
+                }
+                None => out.put_i32(-1),
+            }
+        }
+    });
+    build::ready_for_query(out, b'I');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written() {
+        for position in [None, Some(Lsn(0x1_0000_00FF))] {
+            let mut out = BytesMut::new();
+            write_answer(&mut out, Epoch(7), position);
+            let header = backend_header(&out).unwrap().unwrap();
+            let row = read_row(&out[HEADER_LEN..header.frame_len()]);
+            assert_eq!(row, Some((Some(Epoch(7)), position)));
+        }
+        assert_eq!(read_row(b"\0\x02\0\0\0\x09abc"), None);
+    }
+}

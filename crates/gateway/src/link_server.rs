@@ -1,0 +1,90 @@
+//! The accepting end of links: what other gateways ask of this region.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pangea_base::Epoch;
+use pangea_pgwire::startup::{FirstPacket, Startup, parse_first_packet};
+use pangea_pgwire::{ErrorFields, SqlState};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::links::{Kind, parameter};
+use crate::shared::Shared;
+use crate::stream::Stream;
+
+/// Longest time for TLS on a new link connection.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time that a warm connection may wait for its first packet: longer than the other side keeps it.
+const WARM_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Serves one link connection to its end.
+pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream) {
+    let Ok(Ok(tls)) = timeout(HANDSHAKE_TIMEOUT, shared.tls.link_acceptor.accept(tcp)).await else {
+        tracing::debug!("a link connection without a certificate of the cluster was refused");
+        return;
+    };
+    let mut stream = Stream::TlsServer(Box::new(tls));
+    let mut input = BytesMut::new();
+    let mut stopping = shared.stopping.clone();
+    let packet = tokio::select! {
+        packet = timeout(WARM_TIMEOUT, first_packet(&mut stream, &mut input)) => packet,
+        _ = stopping.wait_for(|stop| *stop) => return,
+    };
+    match packet {
+        Ok(Some(FirstPacket::Cancel(key))) => shared.cancels.cancel(&key).await,
+        Ok(Some(FirstPacket::Startup(startup))) => begin(shared, stream, input, startup).await,
+        Ok(Some(FirstPacket::SslRequest | FirstPacket::GssEncRequest) | None) | Err(_) => {}
+    }
+}
+
+async fn first_packet(stream: &mut Stream, input: &mut BytesMut) -> Option<FirstPacket> {
+    loop {
+        if let Some((packet, length)) = parse_first_packet(input).ok()? {
+            let _ = input.split_to(length);
+            return Some(packet);
+        }
+        if stream.read_buf(input).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: Startup) {
+    let kind = startup.get(parameter::KIND).and_then(Kind::parse);
+    let epoch = startup.get(parameter::EPOCH).and_then(|text| text.parse::<Epoch>().ok());
+    let (Some(kind), Some(epoch)) = (kind, epoch) else {
+        let error = ErrorFields::fatal(SqlState::PROTOCOL_VIOLATION, "link start-up without kind or epoch");
+        return crate::say_goodbye(stream, &error).await;
+    };
+    if kind == Kind::Heartbeat {
+        let mut stopping = shared.stopping.clone();
+        let served = tokio::select! {
+            served = crate::heartbeat::serve(stream, input, shared.config.epoch, &shared.position) => served,
+            _ = stopping.wait_for(|stop| *stop) => return,
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "heartbeat connection ended");
+        }
+        return;
+    }
+    // ONE-WRITER: what was meant for another epoch's primary is not for this server.
+    if !shared.is_primary() || epoch != shared.config.epoch {
+        return crate::say_goodbye(stream, &wrong_primary(&shared, epoch)).await;
+    }
+    shared.forwarded.fetch_add(1, Ordering::Relaxed);
+    crate::endpoint::relay(shared.clone(), stream, input, startup, shared.local_route(), kind).await;
+    shared.forwarded.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn wrong_primary(shared: &Shared, asked: Epoch) -> ErrorFields {
+    let (region, epoch) = (&shared.config.region, shared.config.epoch);
+    let text = format!("region {region} is not the primary of epoch {asked}");
+    ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+        .with_detail(format!("It is in epoch {epoch}, whose primary is {}.", shared.config.primary))
+        .with_hint("Try again: the asking gateway will have learnt of the change.")
+}

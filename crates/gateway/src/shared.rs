@@ -1,0 +1,64 @@
+//! What all connections of a gateway share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+
+use crate::admin::AdminConnection;
+use crate::cancel::CancelRegistry;
+use crate::catalogs::Catalogs;
+use crate::config::GatewayConfig;
+use crate::links::{Links, Route};
+use crate::position::PositionWatch;
+use crate::tls::Tls;
+
+/// What all connections of a gateway share.
+pub(crate) struct Shared {
+    pub(crate) config: GatewayConfig,
+    pub(crate) tls: Tls,
+    pub(crate) links: Links,
+    pub(crate) admin: AdminConnection,
+    pub(crate) cancels: CancelRegistry,
+    pub(crate) position: Arc<PositionWatch>,
+    pub(crate) catalogs: Catalogs,
+    /// Makes the salts of roles that do not exist look like others.
+    pub(crate) mock_secret: [u8; 32],
+    pub(crate) stopping: watch::Receiver<bool>,
+    pub(crate) clients: Semaphore,
+    pub(crate) forwarded: AtomicUsize,
+    pub(crate) next_reader: AtomicUsize,
+}
+
+impl Shared {
+    /// Whether the writable server is this region's.
+    pub(crate) fn is_primary(&self) -> bool {
+        self.config.primary == self.config.region
+    }
+
+    /// How the primary's server is reached from here.
+    pub(crate) fn primary_route(&self) -> Route {
+        match self.links.get(&self.config.primary) {
+            Some(link) => Route::Link(link.clone()),
+            None => self.local_route(),
+        }
+    }
+
+    /// The region's own writer-capable server.
+    pub(crate) fn local_route(&self) -> Route {
+        Route::Local(self.config.server_dir.clone())
+    }
+
+    /// The next server of the reader endpoint: the readers in turn; without any, the region's own server.
+    pub(crate) fn reader_route(&self) -> Route {
+        let dirs: &[PathBuf] = &self.config.reader_dirs;
+        let turn = self.next_reader.fetch_add(1, Ordering::Relaxed);
+        dirs.get(turn % dirs.len().max(1)).map_or_else(|| self.local_route(), |dir| Route::Local(dir.clone()))
+    }
+
+    /// A place for one more client, while there is one.
+    pub(crate) fn admit(&self) -> Option<SemaphorePermit<'_>> {
+        self.clients.try_acquire().ok()
+    }
+}
