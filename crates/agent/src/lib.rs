@@ -1,1 +1,28 @@
-//! Drives the PostgreSQL server of a region: create, clone, start, watch, stop
+//! Drives the PostgreSQL servers of a region: create, clone, start, watch, stop.
+//!
+//! What it guarantees:
+//! * a data directory appears under its final name only when it is complete (made beside it, then renamed);
+//! * a directory that Pangea did not make, or that another major version made, is refused and not touched;
+//! * never two postmasters on one data directory: what an earlier process left running is stopped first;
+//! * a server that dies is started again, with a growing pause; one that is told to stop is gone afterwards.
+//!
+//! Servers are started as plain children (`postgres -D`), not through `pg_ctl`: readiness is read from
+//! `postmaster.pid`, which costs milliseconds, and the exit status is ours to see.
+
+mod bin;
+mod create;
+mod error;
+mod postmaster;
+mod server;
+mod settings;
+mod status;
+
+pub use bin::{PgBin, PgBinError, PgVersion};
+pub use error::ServerError;
+pub use postmaster::{kill_leftover, stop_leftover};
+pub use server::{Phase, Server};
+pub use settings::{ServerRole, ServerSpec};
+pub use status::{ServerPosition, StatusPoller};
+
+/// The port number in the name of the socket `.s.PGSQL.5432`. No such TCP port is opened.
+pub const SOCKET_PORT: u16 = 5432;

@@ -1,2 +1,65 @@
 //! The `pangea` command.
-fn main() {}
+//!
+//! Data goes to standard output, talk to standard error. `up` is a supervisor of `region run` processes.
+
+mod args;
+mod down;
+mod exit;
+mod psql;
+mod region;
+mod status;
+mod table;
+mod up;
+mod wan;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command, RegionCommand};
+use exit::Exit;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.command {
+        Command::Up(up) => up::run(&up),
+        Command::Down(down) => down::run(&down),
+        Command::Status(status) => status::run(&status),
+        Command::Psql(psql) => psql::run(&psql),
+        Command::Region { command: RegionCommand::Run(run) } => region::run(&run),
+        Command::Wan(wan) => wan::run(&wan),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            // A line that begins so is what a supervisor quotes from a region's log.
+            say(&format!("error: {error:#}"));
+            Exit::of(&error).into()
+        }
+    }
+}
+
+/// Talk. Whoever closed standard error does not want to hear it.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Data. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// JSON on standard output.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    print(&text);
+    Ok(())
+}
+
+/// The runtime of commands that ask or supervise.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}

@@ -49,10 +49,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream, endpoint: Endpoin
     let deadline = Instant::now() + shared.config.authentication_timeout;
     let mut input = BytesMut::new();
     let Ok(Some(mut stream)) = timeout_at(deadline, encrypt(&shared, tcp, &mut input)).await else { return };
-    let mut stopping = shared.stopping.clone();
     let greeted = tokio::select! {
         greeted = timeout_at(deadline, greet(&shared, &mut stream, &mut input, endpoint)) => greeted,
-        _ = stopping.wait_for(|stop| *stop) => return crate::say_goodbye(stream, &crate::shutting_down()).await,
+        () = shared.stopped() => return crate::say_goodbye(stream, &crate::shutting_down()).await,
     };
     let session = match greeted {
         Ok(Ok(Some(session))) => session,

@@ -113,13 +113,14 @@ impl Gateway {
         getrandom::fill(&mut mock_secret).map_err(|error| StartError::Random(error.to_string()))?;
         let (stop, stopping) = watch::channel(false);
         let dir = config.server_dir.clone();
+        let position = position::PositionWatch::new(dir.clone());
         let shared = Arc::new(Shared {
             tls,
             links,
             admin: admin::AdminConnection::new(dir.clone(), "postgres"),
             cancels: cancel::CancelRegistry::default(),
-            position: position::PositionWatch::new(dir.clone()),
-            catalogs: catalogs::Catalogs::default(),
+            catalogs: catalogs::Catalogs::new(dir, position.clone()),
+            position,
             mock_secret,
             stopping,
             clients: Semaphore::new(config.clients_max),

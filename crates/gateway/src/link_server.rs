@@ -30,10 +30,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream) {
     };
     let mut stream = Stream::TlsServer(Box::new(tls));
     let mut input = BytesMut::new();
-    let mut stopping = shared.stopping.clone();
     let packet = tokio::select! {
         packet = timeout(WARM_TIMEOUT, first_packet(&mut stream, &mut input)) => packet,
-        _ = stopping.wait_for(|stop| *stop) => return,
+        () = shared.stopped() => return,
     };
     match packet {
         Ok(Some(FirstPacket::Cancel(key))) => shared.cancels.cancel(&key).await,
@@ -62,10 +61,9 @@ async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: St
         return crate::say_goodbye(stream, &error).await;
     };
     if kind == Kind::Heartbeat {
-        let mut stopping = shared.stopping.clone();
         let served = tokio::select! {
             served = crate::heartbeat::serve(stream, input, shared.config.epoch, &shared.position) => served,
-            _ = stopping.wait_for(|stop| *stop) => return,
+            () = shared.stopped() => return,
         };
         if let Err(error) = served {
             tracing::debug!(%error, "heartbeat connection ended");

@@ -57,6 +57,13 @@ impl Shared {
         dirs.get(turn % dirs.len().max(1)).map_or_else(|| self.local_route(), |dir| Route::Local(dir.clone()))
     }
 
+    /// Returns when the gateway stops.
+    pub(crate) async fn stopped(&self) {
+        let mut stopping = self.stopping.clone();
+        // An error means that the gateway itself is gone, which is the same.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    }
+
     /// A place for one more client, while there is one.
     pub(crate) fn admit(&self) -> Option<SemaphorePermit<'_>> {
         self.clients.try_acquire().ok()

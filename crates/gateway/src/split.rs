@@ -1,10 +1,396 @@
-//! placeholder
+//! A session on the cluster endpoint of a secondary region: reads here, writes on the primary.
+//!
+//! All decisions are [`pangea_session::Session`]'s; this moves bytes, opens connections and waits for it.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pangea_base::Lsn;
+use pangea_pgwire::ErrorFields;
+use pangea_pgwire::startup::Startup;
+use pangea_session::{Environment, Leg, Session, SessionOptions};
+use pangea_sql::Batch;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use crate::buffer::{poll_drain, poll_fill};
+use crate::cancel::{CancelReceiver, CancelRegistry, CancelRequest, Registration};
+use crate::catalogs::DatabaseCatalog;
+use crate::endpoint::unreachable;
+use crate::links::{Kind, Route};
+use crate::position::PositionWatch;
+use crate::relay::server_lost;
 use crate::shared::Shared;
 use crate::stream::Stream;
-use bytes::BytesMut;
-use pangea_pgwire::startup::Startup;
-use std::sync::Arc;
-pub(crate) async fn run(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: Startup) {
-    let route = shared.primary_route();
-    crate::endpoint::relay(shared, stream, input, startup, route, crate::links::Kind::Session).await;
+
+/// Longest wait for the local server to replay what a session has written; after it the primary is read.
+const CONSISTENCY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the statements of a client that has vanished may still run.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A running session.
+struct Split {
+    shared: Arc<Shared>,
+    catalog: Arc<DatabaseCatalog>,
+    session: Session,
+    client: Stream,
+    client_gone: bool,
+    local: Stream,
+    local_route: Route,
+    primary: Option<Stream>,
+    primary_route: Route,
+    /// Tells when the link to the primary is lost.
+    lost: Pending<()>,
+    /// Tells when the gateway stops.
+    stopped: Pending<()>,
+    /// A connection to the primary is being opened.
+    opening: Option<Pending<io::Result<Stream>>>,
+    /// The wait for a replay position, and the position.
+    waiting: Option<(Lsn, Pending<bool>)>,
+    cancelling: Option<Pending<()>>,
+    leaving: Option<Pending<()>>,
+    cancels: CancelReceiver,
+    cancel_sender: mpsc::Sender<CancelRequest>,
+    registration: Option<Registration>,
+}
+
+/// What the session asks of the world.
+struct World<'a> {
+    catalog: &'a DatabaseCatalog,
+    position: &'a PositionWatch,
+}
+
+impl Environment for World<'_> {
+    fn classify(&mut self, text: &str) -> Arc<Batch> {
+        self.catalog.classify(text)
+    }
+
+    fn catalog_covers(&mut self, lsn: Lsn) -> bool {
+        self.catalog.covers(lsn)
+    }
+
+    fn replayed(&self) -> Option<Lsn> {
+        self.position.known().map(|known| known.lsn)
+    }
+}
+
+/// What interrupts the moving of bytes.
+enum Event {
+    /// Bytes have moved as far as they go; the session may want something.
+    Moved,
+    Opened(io::Result<Stream>),
+    /// Whether the position was reached.
+    Waited(bool),
+    Cancel(CancelRequest),
+    Cancelled,
+    LinkLost,
+    Stopping,
+    LeftTooLong,
+}
+
+/// Serves a client to the end of its session.
+pub(crate) async fn run(shared: Arc<Shared>, client: Stream, input: BytesMut, startup: Startup) {
+    let local_route = shared.local_route();
+    let local = match local_route.open().await {
+        Ok(local) => local,
+        Err(error) => return crate::say_goodbye(client, &unreachable(&local_route, &error)).await,
+    };
+    let catalog = shared.catalogs.get(startup.database());
+    catalog.first_look().await;
+    let primary_route = shared.primary_route();
+    let wire = |route: &Route| {
+        let mut out = BytesMut::new();
+        route.startup(&startup, Kind::Session).write(&mut out);
+        out.freeze()
+    };
+    let options = SessionOptions { local_startup: wire(&local_route), primary_startup: wire(&primary_route) };
+    let mut session = Session::new(options);
+    session.client_input().extend_from_slice(&input);
+    let (cancel_sender, cancels) = CancelRegistry::channel();
+    let split = Split {
+        catalog,
+        session,
+        client,
+        client_gone: false,
+        local,
+        local_route,
+        primary: None,
+        lost: lost(&primary_route),
+        stopped: stopped(shared.clone()),
+        primary_route,
+        opening: None,
+        waiting: None,
+        cancelling: None,
+        leaving: None,
+        cancels,
+        cancel_sender,
+        registration: None,
+        shared,
+    };
+    Box::pin(split.run()).await;
+}
+
+fn lost(route: &Route) -> Pending<()> {
+    let mut generation = route.generation();
+    Box::pin(async move { generation.lost().await })
+}
+
+fn stopped(shared: Arc<Shared>) -> Pending<()> {
+    Box::pin(async move { shared.stopped().await })
+}
+
+impl Split {
+    async fn run(mut self) {
+        while !self.session.is_over() {
+            let event = poll_fn(|cx| self.poll_event(cx)).await;
+            self.handle(event);
+            self.attend();
+        }
+        self.finish().await;
+    }
+
+    /// The first of the things that can happen. Fields are polled apart so that all of them can wake the session.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.poll_bytes(cx).is_ready() {
+            return Poll::Ready(Event::Moved);
+        }
+        if let Some(opening) = &mut self.opening
+            && let Poll::Ready(opened) = opening.as_mut().poll(cx)
+        {
+            self.opening = None;
+            return Poll::Ready(Event::Opened(opened));
+        }
+        if let Some((_, waiting)) = &mut self.waiting
+            && let Poll::Ready(reached) = waiting.as_mut().poll(cx)
+        {
+            self.waiting = None;
+            return Poll::Ready(Event::Waited(reached));
+        }
+        if let Some(cancelling) = &mut self.cancelling {
+            if cancelling.as_mut().poll(cx).is_ready() {
+                self.cancelling = None;
+                return Poll::Ready(Event::Cancelled);
+            }
+        } else if let Poll::Ready(Some(request)) = self.cancels.poll_recv(cx) {
+            return Poll::Ready(Event::Cancel(request));
+        }
+        if let Some(leaving) = &mut self.leaving
+            && leaving.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Event::LeftTooLong);
+        }
+        if self.lost.as_mut().poll(cx).is_ready() {
+            self.lost = lost(&self.primary_route);
+            return Poll::Ready(Event::LinkLost);
+        }
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Event::Stopping);
+        }
+        Poll::Pending
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Moved => {}
+            Event::Opened(Ok(stream)) => {
+                self.primary = Some(stream);
+                self.session.primary_opened();
+            }
+            Event::Opened(Err(error)) => {
+                self.session.primary_failed(&unreachable(&self.primary_route, &error));
+            }
+            Event::Waited(true) => {}
+            Event::Waited(false) => self.session.give_up_waiting(),
+            Event::Cancel(request) => self.cancel(request),
+            Event::Cancelled => self.session.set_on_hold(false),
+            Event::LinkLost => {
+                if self.primary.take().is_some() {
+                    self.session.server_closed(Leg::Primary, &server_lost(&self.primary_route));
+                }
+            }
+            Event::Stopping => self.end(&crate::shutting_down()),
+            Event::LeftTooLong => self.end(&server_lost(&self.local_route)),
+        }
+    }
+
+    /// Does what the session wants done.
+    fn attend(&mut self) {
+        self.advance();
+        if self.session.wants_primary() && self.opening.is_none() {
+            let route = self.primary_route.clone();
+            self.opening = Some(Box::pin(async move { route.open().await }));
+        }
+        let wanted = self.session.waits_for();
+        if self.waiting.as_ref().map(|(lsn, _)| *lsn) != wanted {
+            self.waiting = wanted.map(|lsn| (lsn, self.wait(lsn)));
+        }
+        if self.session.is_leaving() && self.leaving.is_none() {
+            self.leaving = Some(Box::pin(sleep(LEAVE_TIMEOUT)));
+        }
+        if self.registration.is_none()
+            && let Some(key) = self.session.client_key()
+        {
+            let registry = &self.shared.cancels;
+            self.registration = Some(registry.register(key.clone(), self.cancel_sender.clone()));
+        }
+    }
+
+    fn advance(&mut self) {
+        let mut world = World { catalog: &self.catalog, position: &self.shared.position };
+        self.session.advance(&mut world);
+    }
+
+    fn wait(&self, lsn: Lsn) -> Pending<bool> {
+        let position = self.shared.position.clone();
+        Box::pin(async move { timeout(CONSISTENCY_TIMEOUT, position.replayed(lsn)).await.is_ok() })
+    }
+
+    fn cancel(&mut self, request: CancelRequest) {
+        if self.session.cancel_waiting() {
+            return;
+        }
+        // Nothing to cancel: as with PostgreSQL, the request has no effect.
+        let Some((leg, key)) = self.session.busy() else { return };
+        let key = key.clone();
+        let route = match leg {
+            Leg::Local => self.local_route.clone(),
+            Leg::Primary => self.primary_route.clone(),
+        };
+        self.session.set_on_hold(true);
+        self.cancelling = Some(Box::pin(async move {
+            route.cancel(&key).await;
+            drop(request);
+        }));
+    }
+
+    fn end(&mut self, error: &ErrorFields) {
+        // The servers' sockets are closed with the session: they end what they are doing.
+        self.session.server_closed(Leg::Local, error);
+    }
+
+    /// Moves bytes until nothing moves any more. Ready when the session has to be attended to.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut moved = self.poll_client(cx);
+            moved |= self.poll_server(Leg::Local, cx);
+            moved |= self.poll_server(Leg::Primary, cx);
+            if moved {
+                self.advance();
+            }
+            if self.session.is_over() || self.wants_attention() {
+                return Poll::Ready(());
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn wants_attention(&self) -> bool {
+        (self.session.wants_primary() && self.opening.is_none())
+            || self.session.waits_for() != self.waiting.as_ref().map(|(lsn, _)| *lsn)
+            || (self.session.is_leaving() && self.leaving.is_none())
+            || (self.registration.is_none() && self.session.client_key().is_some())
+    }
+
+    /// Whether anything happened that the session should look at.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        let output = self.session.client_output();
+        if !output.is_empty() {
+            let before = output.len();
+            if let Poll::Ready(Err(_)) = poll_drain(&mut self.client, output, cx) {
+                output.clear();
+                self.leave();
+            }
+            moved = self.session.client_output().len() != before;
+        }
+        if !self.client_gone && self.session.takes_client_input() {
+            match poll_fill(&mut self.client, self.session.client_input(), cx) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.leave();
+                    moved = true;
+                }
+                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Pending => {}
+            }
+        }
+        moved
+    }
+
+    fn leave(&mut self) {
+        self.client_gone = true;
+        self.session.client_closed();
+    }
+
+    /// Whether anything happened that the session should look at.
+    fn poll_server(&mut self, leg: Leg, cx: &mut Context<'_>) -> bool {
+        let stream = match leg {
+            Leg::Local => &mut self.local,
+            Leg::Primary => match &mut self.primary {
+                Some(stream) => stream,
+                None => return false,
+            },
+        };
+        let mut moved = false;
+        let output = self.session.server_output(leg);
+        if !output.is_empty() {
+            let before = output.len();
+            // A write that fails is followed by a read that tells why.
+            if let Poll::Ready(Err(_)) = poll_drain(stream, output, cx) {
+                output.clear();
+            }
+            moved = self.session.server_output(leg).len() != before;
+        }
+        if self.session.takes_server_input(leg) {
+            match poll_fill(stream, self.session.server_input(leg), cx) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.server_closed(leg);
+                    moved = true;
+                }
+                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Pending => {}
+            }
+        }
+        moved
+    }
+
+    fn server_closed(&mut self, leg: Leg) {
+        // Its last words come first.
+        self.advance();
+        let route = match leg {
+            Leg::Local => &self.local_route,
+            Leg::Primary => {
+                self.primary = None;
+                &self.primary_route
+            }
+        };
+        let error = server_lost(route);
+        self.session.server_closed(leg, &error);
+    }
+
+    /// Gives everybody the last bytes.
+    async fn finish(mut self) {
+        let last_words = async {
+            let _ = self.local.write_all_buf(self.session.server_output(Leg::Local)).await;
+            if let Some(primary) = &mut self.primary {
+                let _ = primary.write_all_buf(self.session.server_output(Leg::Primary)).await;
+                let _ = primary.shutdown().await;
+            }
+            if !self.client_gone {
+                let _ = self.client.write_all_buf(self.session.client_output()).await;
+                let _ = self.client.shutdown().await;
+            }
+        };
+        let _ = timeout(crate::FAREWELL_TIMEOUT, last_words).await;
+    }
 }

@@ -1,1 +1,25 @@
-//! A whole global database on one machine: supervisor, WAN emulator
+//! A whole global database on one machine: a supervisor of region processes, and the WAN between them.
+//!
+//! `pangea up` is a thin wrapper around [`Cluster`]; end-to-end tests use it directly. The supervisor holds no
+//! data and decides nothing: each region is an ordinary `pangea region run` process, which does not know that its
+//! peers' addresses lead through an emulator.
+
+mod admin;
+mod certs;
+mod cluster;
+mod down;
+mod error;
+mod http;
+mod layout;
+mod manifest;
+mod ports;
+mod process;
+pub mod wan;
+
+pub use admin::{LinkChange, admin_call};
+pub use cluster::{Cluster, ClusterOptions, Progress};
+pub use down::{Down, delete, down};
+pub use error::ClusterError;
+pub use http::{HttpError, region_status};
+pub use layout::Layout;
+pub use manifest::{Manifest, RegionEntry, WanChoice};

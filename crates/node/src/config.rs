@@ -40,9 +40,23 @@ pub struct RegionConfig {
     /// How clients prove who they are.
     #[serde(default)]
     pub client_auth: ClientAuth,
+    /// Most clients at a time.
+    #[serde(default = "clients_max_default")]
+    pub clients_max: usize,
+    /// Longest time, in seconds, from a client's connection to its proven identity.
+    #[serde(default = "authentication_timeout_default")]
+    pub authentication_timeout_s: u64,
     /// The other regions.
     #[serde(default)]
     pub peers: Vec<PeerConfig>,
+}
+
+fn clients_max_default() -> usize {
+    RegionConfig::CLIENTS_MAX
+}
+
+fn authentication_timeout_default() -> u64 {
+    RegionConfig::AUTHENTICATION_TIMEOUT_S
 }
 
 /// Addresses of the gateway.
@@ -122,6 +136,11 @@ pub enum ConfigError {
 }
 
 impl RegionConfig {
+    /// Most clients at a time, when the file does not say.
+    pub const CLIENTS_MAX: usize = 1000;
+    /// Seconds to prove one's identity, when the file does not say: PostgreSQL's own default.
+    pub const AUTHENTICATION_TIMEOUT_S: u64 = 60;
+
     /// Reads and checks a file.
     ///
     /// # Errors

@@ -1,0 +1,67 @@
+# Every command a developer needs. `make help` lists them; the longer ones live in scripts/.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# The development profile serves every check, so that one set of artefacts is built and shared.
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+
+.PHONY: help up build test lint fmt deny advisories tidy clippy doc test-rust test-clients bench-wan clean \
+	deps-build deps-test
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: build ## Install what is missing, build, and run a global database on this machine
+	@exec $(TARGET)/release/pangea up
+
+build: deps-build ## Build the release binary
+	$(CARGO) build --locked --release --package pangea-cli
+
+test: deps-test lint test-rust test-clients ## Everything CI runs, in CI's order
+
+lint: deny fmt-check tidy clippy doc ## The static checks
+
+deny: deps-test ## Licences, bans and sources of dependencies
+	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
+
+# Needs the RustSec database from github.com, which `make test` must not depend on.
+advisories: deps-test ## Known vulnerabilities in dependencies
+	$(CARGO) deny check advisories
+
+fmt: ## Format the sources
+	$(CARGO) fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	$(CARGO) fmt --all --check
+
+tidy: ## The house rules that no other tool checks
+	$(CARGO) xtask tidy
+
+clippy: deps-test
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+doc: deps-test
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+test-rust: deps-test ## Unit, property and end-to-end tests
+	$(CARGO) build --locked --package pangea-cli
+	$(CARGO) nextest run --locked --workspace
+
+test-clients: deps-test ## The drivers of other languages against a running global database
+	$(CARGO) build --locked --package pangea-cli
+	PANGEA_BIN=$(TARGET)/debug/pangea tests/clients/run
+
+bench-wan: build ## Round trips per transaction over a 40 ms link: plain psql and through pangea
+	PANGEA_BIN=$(TARGET)/release/pangea bench/wan/run
+
+clean: ## Remove everything that was built
+	$(CARGO) clean
+	rm -rf tests/clients/node/node_modules
+
+deps-build:
+	@scripts/install-deps build
+
+deps-test:
+	@scripts/install-deps build test

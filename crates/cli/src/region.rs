@@ -1,0 +1,27 @@
+//! `pangea region run`.
+
+use pangea_node::{RegionConfig, RunOptions, StopWith};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::RegionRun;
+use crate::exit::Exit;
+
+pub(crate) fn run(args: &RegionRun) -> anyhow::Result<Exit> {
+    // Read first: privileges are dropped next, and the file may be for root's eyes only.
+    let config = RegionConfig::load(&args.config)?;
+    start_log();
+    let stop_with = if args.stop_with_stdin { StopWith::SignalsOrStdin } else { StopWith::Signals };
+    pangea_node::run(config, RunOptions { stop_with })?;
+    Ok(Exit::Done)
+}
+
+/// Logs go to standard error; `PANGEA_LOG` chooses what, as in `debug` or `pangea_gateway=trace,info`.
+pub(crate) fn start_log() {
+    use std::io::IsTerminal;
+    let filter = EnvFilter::try_from_env("PANGEA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

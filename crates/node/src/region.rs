@@ -1,0 +1,462 @@
+//! One region process from start to stop.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use pangea_agent::{PgBin, PgBinError, Phase, Server, ServerError, ServerRole, ServerSpec, StatusPoller};
+use pangea_base::{Epoch, RegionId};
+use pangea_gateway::{Auth, Gateway, GatewayConfig, GatewayStatus, Peer, PeerStatus, StartError, TlsFiles};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::lag::LagTracker;
+use crate::status::{Endpoints, Health, PeerView, ReaderStatus, RegionStatus, Role};
+use crate::{ClientAuth, LOCK_FILE, PrivilegeError, RegionConfig, STATUS_SOCKET, privileges, status_server};
+
+/// The user that servers run as when the configuration names none.
+const OS_USER_DEFAULT: &str = "postgres";
+/// How often the primary's position is noted. Heartbeats are not more frequent.
+const LAG_INTERVAL: Duration = Duration::from_millis(250);
+/// The epoch of a topology that has never changed.
+const FIRST_EPOCH: Epoch = Epoch(1);
+
+/// How the process is run.
+#[derive(Debug, Clone, Copy)]
+pub struct RunOptions {
+    /// What ends it.
+    pub stop_with: StopWith,
+}
+
+/// What ends a region process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopWith {
+    /// SIGTERM or SIGINT.
+    Signals,
+    /// Those, and the end of standard input: a supervisor holds the other end of a pipe, so that even its
+    /// SIGKILL stops the region. (PR_SET_PDEATHSIG was rejected: it fires when the *thread* that spawned ends,
+    /// and it is cleared when privileges are dropped.)
+    SignalsOrStdin,
+}
+
+/// Why a region cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The process has the wrong user.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// A directory cannot be used.
+    #[error("cannot {action} {path}")]
+    Directory {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Another process runs this region.
+    #[error("region {region} is already running in {path}: stop that process first (pangea down)")]
+    Running {
+        /// The region.
+        region: RegionId,
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// No usable PostgreSQL.
+    #[error(transparent)]
+    PgBin(#[from] PgBinError),
+    /// The gateway does not start.
+    #[error("the gateway of region {region} does not start")]
+    Gateway {
+        /// The region.
+        region: RegionId,
+        /// Why.
+        source: StartError,
+    },
+    /// The server does not start.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The status socket cannot be made.
+    #[error("cannot listen on the status socket {path}")]
+    StatusSocket {
+        /// Its path.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The runtime or a signal handler cannot be made.
+    #[error("cannot set up the process")]
+    Process(#[source] std::io::Error),
+}
+
+/// Runs the region until it is told to stop. Must be called while the process has a single thread, because
+/// it changes its user.
+///
+/// # Errors
+/// When the region cannot start. Nothing is left running then.
+pub fn run(config: RegionConfig, options: RunOptions) -> Result<(), NodeError> {
+    privileges::drop_root(config.os_user.as_deref().unwrap_or(OS_USER_DEFAULT))?;
+    // The directory that the command was given in may be closed to the user that we are now.
+    let directory = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| NodeError::Directory { action, path, source }
+    };
+    std::env::set_current_dir(&config.data_dir).map_err(directory("enter", &config.data_dir))?;
+    for path in [config.run_dir(), config.uplink_dir()] {
+        make_private_dir(&path).map_err(directory("create", &path))?;
+    }
+    let _lock = lock(&config)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(NodeError::Process)?;
+    runtime.block_on(serve(config, options))
+}
+
+async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeError> {
+    let stop = stop_signal(options.stop_with).map_err(NodeError::Process)?;
+    let bin = PgBin::find(config.pg_bin.as_deref())?;
+    let gateway = Gateway::start(gateway_config(&config))
+        .await
+        .map_err(|source| NodeError::Gateway { region: config.region.clone(), source })?;
+    let mut server = Server::start(main_spec(&config, &bin));
+    let readers: Vec<(Server, StatusPoller, String)> = reader_specs(&config, &bin)
+        .into_iter()
+        .map(|spec| {
+            let (poller, name) = (StatusPoller::start(spec.socket_dir.clone()), spec.name.clone());
+            (Server::start(spec), poller, name)
+        })
+        .collect();
+    let region = Arc::new(Region::new(config, &bin, gateway, &server, &readers));
+    let status = status_server::start(&region.config.run_dir().join(STATUS_SOCKET), Arc::clone(&region))?;
+    let (stop_readers, reader_tasks) = care_for_readers(readers);
+    tracing::info!(region = %region.config.region, "region process is up");
+
+    let result = tokio::select! {
+        () = stop.notified() => Ok(()),
+        ended = server.ended() => ended,
+        () = region.follow_lag() => Ok(()),
+    };
+    tracing::info!(region = %region.config.region, "stopping");
+    let gateway = lock_state(&region.gateway).take();
+    if let Some(gateway) = gateway {
+        gateway.stop().await;
+    }
+    stop_readers.send_replace(true);
+    reader_tasks.join_all().await;
+    if result.is_ok() {
+        server.stop().await?;
+    }
+    status.abort();
+    let _ = std::fs::remove_file(region.config.run_dir().join(STATUS_SOCKET));
+    tracing::info!(region = %region.config.region, "stopped");
+    Ok(result?)
+}
+
+/// Readers are worth a region less than its server: one that fails is told of and the region goes on.
+fn care_for_readers(readers: Vec<(Server, StatusPoller, String)>) -> (watch::Sender<bool>, JoinSet<()>) {
+    let (stop, told) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    for (mut server, poller, name) in readers {
+        let mut told = told.clone();
+        tasks.spawn(async move {
+            let failed = tokio::select! {
+                _ = told.wait_for(|stop| *stop) => None,
+                ended = server.ended() => Some(ended),
+            };
+            let result = match failed {
+                Some(result) => result,
+                None => server.stop().await,
+            };
+            if let Err(error) = result {
+                tracing::error!(server = name, error = %error, "a reader does not run");
+            }
+            drop(poller);
+        });
+    }
+    (stop, tasks)
+}
+
+fn stop_signal(stop_with: StopWith) -> std::io::Result<Arc<Notify>> {
+    let stop = Arc::new(Notify::new());
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut received, stop) = (signal(kind)?, Arc::clone(&stop));
+        tokio::spawn(async move {
+            received.recv().await;
+            stop.notify_one();
+        });
+    }
+    if stop_with == StopWith::SignalsOrStdin {
+        let stop = Arc::clone(&stop);
+        // A thread of its own: a blocked read on the runtime's pool would keep the process from ending.
+        std::thread::Builder::new().name("stdin".into()).spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            stop.notify_one();
+        })?;
+    }
+    Ok(stop)
+}
+
+fn gateway_config(config: &RegionConfig) -> GatewayConfig {
+    GatewayConfig {
+        cluster_name: config.cluster.clone(),
+        clients_max: config.clients_max,
+        authentication_timeout: Duration::from_secs(config.authentication_timeout_s),
+        region: config.region.clone(),
+        primary: config.primary.clone(),
+        epoch: FIRST_EPOCH,
+        cluster: config.listen.cluster,
+        reader: config.listen.reader,
+        writer: config.listen.writer,
+        link: config.listen.link,
+        server_dir: config.run_dir(),
+        reader_dirs: (1..=config.readers).map(|number| reader_dir(config, number)).collect(),
+        uplink_dir: config.uplink_dir(),
+        tls: TlsFiles {
+            ca: config.tls.ca.clone(),
+            cert: config.tls.cert.clone(),
+            key: config.tls.key.clone(),
+        },
+        auth: match config.client_auth {
+            ClientAuth::Scram => Auth::Scram,
+            ClientAuth::Trust => Auth::Trust,
+        },
+        peers: config
+            .peers
+            .iter()
+            .map(|peer| Peer { region: peer.region.clone(), link: peer.link })
+            .collect(),
+    }
+}
+
+fn reader_dir(config: &RegionConfig, number: u8) -> PathBuf {
+    config.run_dir().join(format!("reader{number}"))
+}
+
+fn main_spec(config: &RegionConfig, bin: &PgBin) -> ServerSpec {
+    let role = if config.region == config.primary {
+        ServerRole::Primary { password_file: config.initial_password_file.clone() }
+    } else {
+        ServerRole::Standby { uplink_dir: config.uplink_dir() }
+    };
+    ServerSpec {
+        name: config.region.to_string(),
+        bin: bin.clone(),
+        pgdata: config.pgdata(),
+        socket_dir: config.run_dir(),
+        log_file: config.data_dir.join("log").join("postgres.log"),
+        role,
+        user_settings: config.postgres_settings.clone(),
+    }
+}
+
+fn reader_specs(config: &RegionConfig, bin: &PgBin) -> Vec<ServerSpec> {
+    let spec = |number| ServerSpec {
+        name: format!("{}-reader{number}", config.region),
+        pgdata: config.data_dir.join(format!("reader{number}")),
+        socket_dir: reader_dir(config, number),
+        log_file: config.data_dir.join("log").join(format!("reader{number}.log")),
+        role: ServerRole::Standby { uplink_dir: config.uplink_dir() },
+        ..main_spec(config, bin)
+    };
+    (1..=config.readers).map(spec).collect()
+}
+
+fn make_private_dir(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Held for as long as the process lives: two processes on one region would each stop the other's server.
+fn lock(config: &RegionConfig) -> Result<Flock<std::fs::File>, NodeError> {
+    let path = config.run_dir().join(LOCK_FILE);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file =
+        file.map_err(|source| NodeError::Directory { action: "open", path: path.clone(), source })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| NodeError::Running { region: config.region.clone(), path: config.data_dir.clone() })
+}
+
+/// What the status is made from.
+pub(crate) struct Region {
+    config: RegionConfig,
+    postgres: String,
+    gateway: Mutex<Option<Gateway>>,
+    phase: watch::Receiver<Phase>,
+    poller: StatusPoller,
+    readers: Vec<Reader>,
+    lag: Mutex<LagTracker>,
+    was_ready: Mutex<bool>,
+}
+
+struct Reader {
+    name: String,
+    phase: watch::Receiver<Phase>,
+    answers: watch::Receiver<Option<pangea_agent::ServerPosition>>,
+}
+
+fn lock_state<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves these values whole: each is replaced in one step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Region {
+    fn new(
+        config: RegionConfig,
+        bin: &PgBin,
+        gateway: Gateway,
+        server: &Server,
+        readers: &[(Server, StatusPoller, String)],
+    ) -> Self {
+        let readers = readers.iter().map(|(server, poller, name)| Reader {
+            name: name.clone(),
+            phase: server.phases(),
+            answers: poller.answers(),
+        });
+        Self {
+            postgres: bin.version().to_string(),
+            gateway: Mutex::new(Some(gateway)),
+            phase: server.phases(),
+            poller: StatusPoller::start(config.run_dir()),
+            readers: readers.collect(),
+            lag: Mutex::default(),
+            was_ready: Mutex::new(false),
+            config,
+        }
+    }
+
+    fn is_primary(&self) -> bool {
+        self.config.region == self.config.primary
+    }
+
+    fn gateway_status(&self) -> Option<GatewayStatus> {
+        lock_state(&self.gateway).as_ref().map(Gateway::status)
+    }
+
+    /// Notes the primary's position for as long as the region runs.
+    async fn follow_lag(&self) {
+        loop {
+            tokio::time::sleep(LAG_INTERVAL).await;
+            let position = self.gateway_status().and_then(|status| self.primary_peer(&status)?.position);
+            if let Some(position) = position {
+                lock_state(&self.lag).hear(Instant::now(), position);
+            }
+        }
+    }
+
+    /// The primary as seen by heartbeats, when it is another region and answers.
+    fn primary_peer<'a>(&self, status: &'a GatewayStatus) -> Option<&'a PeerStatus> {
+        status.peers.iter().find(|peer| peer.region == self.config.primary && peer.reachable)
+    }
+
+    /// The status now.
+    pub(crate) fn status(&self) -> RegionStatus {
+        let gateway = self.gateway_status();
+        let server = self.poller.latest();
+        let position = server.as_ref().and_then(|server| server.position);
+        let (lag_bytes, lag_time) = self.lag_now(gateway.as_ref(), position.map(|position| position.lsn));
+        let streaming = server.as_ref().is_some_and(|server| server.streaming);
+        let (health, detail) = self.health(server.is_some(), streaming);
+        let listen = &self.config.listen;
+        RegionStatus {
+            cluster: self.config.cluster.clone(),
+            region: self.config.region.clone(),
+            role: if self.is_primary() { Role::Primary } else { Role::Secondary },
+            primary: self.config.primary.clone(),
+            epoch: FIRST_EPOCH,
+            health,
+            detail,
+            postgres: self.postgres.clone(),
+            position,
+            received: server.as_ref().and_then(|server| server.received),
+            last_replayed_at: server
+                .and_then(|server| server.last_replayed_at?.duration_since(std::time::UNIX_EPOCH).ok())
+                .map(|at| at.as_secs_f64()),
+            replication_lag_bytes: lag_bytes,
+            replication_lag_seconds: lag_time.map(|lag| lag.as_secs_f64()),
+            sessions: gateway.as_ref().map_or(0, |gateway| gateway.sessions),
+            forwarded_sessions: gateway.as_ref().map_or(0, |gateway| gateway.forwarded_sessions),
+            pid: std::process::id(),
+            endpoints: Endpoints {
+                cluster: listen.cluster,
+                reader: listen.reader,
+                writer: listen.writer,
+                link: listen.link,
+            },
+            readers: self.readers.iter().map(Reader::status).collect(),
+            peers: gateway.map(|gateway| gateway.peers.iter().map(view).collect()).unwrap_or_default(),
+        }
+    }
+
+    fn lag_now(
+        &self,
+        gateway: Option<&GatewayStatus>,
+        replayed: Option<pangea_base::Lsn>,
+    ) -> (Option<u64>, Option<Duration>) {
+        let Some(replayed) = replayed else { return (None, None) };
+        if self.is_primary() {
+            return (Some(0), Some(Duration::ZERO));
+        }
+        // A primary that does not answer may have gone on writing: what it last said is no lag.
+        let Some(primary) = gateway.and_then(|status| self.primary_peer(status)?.position) else {
+            return (None, None);
+        };
+        let mut tracker = lock_state(&self.lag);
+        let now = Instant::now();
+        tracker.hear(now, primary);
+        (Some(primary.bytes_since(replayed)), tracker.lag(now, replayed))
+    }
+
+    fn health(&self, answers: bool, streaming: bool) -> (Health, String) {
+        let phase = self.phase.borrow().clone();
+        let problem = match &phase {
+            Phase::WaitingForPrimary(reason) => Some(format!("{phase}: {reason}")),
+            Phase::Running if !answers => Some("PostgreSQL does not answer".to_owned()),
+            Phase::Running if !streaming && !self.is_primary() => {
+                Some("not streaming from the primary".to_owned())
+            }
+            Phase::Running => self.readers.iter().find_map(Reader::problem),
+            other => Some(other.to_string()),
+        };
+        let mut was_ready = lock_state(&self.was_ready);
+        match problem {
+            None => {
+                *was_ready = true;
+                (Health::Healthy, String::new())
+            }
+            Some(problem) if *was_ready => (Health::Degraded, problem),
+            Some(problem) => (Health::Starting, problem),
+        }
+    }
+}
+
+impl Reader {
+    fn status(&self) -> ReaderStatus {
+        let answer = self.answers.borrow().clone();
+        ReaderStatus {
+            name: self.name.clone(),
+            phase: self.phase.borrow().to_string(),
+            position: answer.as_ref().and_then(|answer| answer.position),
+            streaming: answer.is_some_and(|answer| answer.streaming),
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        let status = self.status();
+        let streams = status.streaming && *self.phase.borrow() == Phase::Running;
+        (!streams).then(|| format!("{}: {}", status.name, status.phase))
+    }
+}
+
+fn view(peer: &PeerStatus) -> PeerView {
+    PeerView {
+        region: peer.region.clone(),
+        reachable: peer.reachable,
+        epoch: peer.epoch,
+        position: peer.position,
+        round_trip_ms: peer.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0),
+    }
+}

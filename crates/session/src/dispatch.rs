@@ -1,0 +1,298 @@
+//! Where a unit runs, and sending it there.
+
+use bytes::{Bytes, BytesMut};
+use pangea_pgwire::build;
+
+use crate::leg::{Expect, Leg, LinkState};
+use crate::session::{Environment, Session, Transaction};
+use crate::settings::IDENTITY;
+use crate::unit::{Consequence, Kind, Unit};
+
+/// Bytes of a unit that are kept at most so that it can run again.
+const RETRY_LEN_MAX: usize = 256 << 10;
+
+/// Asks for a position at or past everything that the session has committed.
+///
+/// The flush position covers a commit that was synchronous; without synchronous commit only the insert position
+/// does, which may be ahead of what standbys can get for a while (measured: 50 to 350 ms).
+const POSITION_SQL: &str = "SELECT CASE pg_catalog.current_setting('synchronous_commit') \
+     WHEN 'off' THEN pg_catalog.pg_current_wal_insert_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END";
+
+/// What is to be done with the pending unit.
+enum Decision {
+    Send(Leg),
+    /// It goes on at the primary though a part of it ran here: end that part first.
+    MoveUnit,
+    Wait,
+}
+
+impl Session {
+    /// Sends the pending unit if it can go; whether anything was done.
+    pub(crate) fn dispatch(&mut self, environment: &mut impl Environment) -> bool {
+        if self.on_hold || self.pending.is_empty() {
+            return false;
+        }
+        match self.decide(environment) {
+            Decision::Wait => false,
+            Decision::MoveUnit => {
+                build::sync(&mut self.local.output);
+                self.moving_unit = true;
+                true
+            }
+            Decision::Send(leg) => {
+                if self.confirm_identity(leg) {
+                    return false;
+                }
+                if let Some(unit) = self.pending.pop_front() {
+                    (self.waiting_for, self.gave_up) = (None, false);
+                    self.send(leg, unit);
+                }
+                true
+            }
+        }
+    }
+
+    fn decide(&mut self, environment: &mut impl Environment) -> Decision {
+        let Some(unit) = self.pending.front() else { return Decision::Wait };
+        let local_started = if unit.continues {
+            let Some(open) = self.in_flight.back() else { return Decision::Wait };
+            match open.leg {
+                _ if self.moving_unit => return Decision::Wait,
+                Some(Leg::Local) if !open.errored => true,
+                leg => return leg.map_or(Decision::Wait, Decision::Send),
+            }
+        } else {
+            false
+        };
+        let leg = self.choose(unit);
+        if !local_started && !self.in_flight.is_empty() && !self.may_overlap(leg, unit) {
+            return Decision::Wait;
+        }
+        let decision = match leg {
+            Leg::Primary => Decision::Send(Leg::Primary),
+            Leg::Local => self.freshen(environment),
+        };
+        match decision {
+            Decision::Send(Leg::Primary) if local_started => Decision::MoveUnit,
+            decision => decision,
+        }
+    }
+
+    /// The server that a unit has to run on, were everything there fresh.
+    fn choose(&self, unit: &Unit) -> Leg {
+        if self.pinned || self.gave_up || unit.run_on_primary {
+            return Leg::Primary;
+        }
+        let local = match &self.transaction {
+            Transaction::Primary => return Leg::Primary,
+            Transaction::Idle => {
+                let cursor_of_block = unit.opens_cursor && unit.begins;
+                return if unit.needs_primary || cursor_of_block { Leg::Primary } else { Leg::Local };
+            }
+            Transaction::Local(local) => local,
+        };
+        let read_only = local.begin.read_only;
+        // A failed transaction takes nothing but its end; cursors cannot be moved, and a read-only transaction
+        // that has them gets from the standby the errors that it would get from the primary.
+        if local.failed || (read_only && local.has_cursor) {
+            return Leg::Local;
+        }
+        let begins_work = unit.executes && !unit.ends_transaction;
+        let must = unit.needs_primary
+            || (local.begin.on_primary && begins_work)
+            || (unit.opens_cursor && !read_only);
+        if must { Leg::Primary } else { Leg::Local }
+    }
+
+    /// Whether a unit may be sent while others are in flight: only where their outcome cannot change its way.
+    fn may_overlap(&self, leg: Leg, unit: &Unit) -> bool {
+        let settled = self
+            .in_flight
+            .iter()
+            .all(|other| other.leg == Some(Leg::Primary) && other.ended && !other.copies_in);
+        let ends =
+            self.in_flight.iter().any(|other| other.ends_transaction || other.begins || other.mixes_control);
+        let stays = match self.transaction {
+            Transaction::Primary => !ends,
+            Transaction::Idle => !ends && unit.needs_primary,
+            Transaction::Local(_) => false,
+        };
+        leg == Leg::Primary && settled && (self.pinned || stays)
+    }
+
+    /// Whether a unit that may run locally finds there what it must see (READ-YOUR-WRITES).
+    fn freshen(&mut self, environment: &mut impl Environment) -> Decision {
+        let Some(unit) = self.pending.front() else { return Decision::Wait };
+        let failed = matches!(&self.transaction, Transaction::Local(local) if local.failed);
+        if !unit.reads || failed {
+            return Decision::Send(Leg::Local);
+        }
+        if self.primary.expects(Expect::Position) {
+            return Decision::Wait;
+        }
+        if self.position_unknown || self.catalog_changed {
+            return Decision::Send(Leg::Primary);
+        }
+        let Some(token) = self.token else { return Decision::Send(Leg::Local) };
+        if environment.replayed().is_none_or(|replayed| replayed < token) {
+            self.waiting_for = Some(token);
+            return Decision::Wait;
+        }
+        match self.catalog_needed {
+            Some(needed) if unit.executes && !environment.catalog_covers(needed) => {
+                Decision::Send(Leg::Primary)
+            }
+            _ => Decision::Send(Leg::Local),
+        }
+    }
+
+    /// Makes sure that a server knows who the session is before anything runs there; whether that takes time.
+    fn confirm_identity(&mut self, leg: Leg) -> bool {
+        if self.confirming == Some(leg) && self.link(leg).expects(Expect::Replay) {
+            return true;
+        }
+        self.confirming = None;
+        let applied = self.link(leg).applied;
+        let open = self.settings.since(applied).any(|setting| IDENTITY.contains(&setting.key.as_str()));
+        if open {
+            self.open(leg);
+            self.apply_settings(leg);
+            self.confirming = Some(leg);
+        }
+        open
+    }
+
+    /// Asks for a connection when there is none.
+    fn open(&mut self, leg: Leg) {
+        if self.link(leg).state == LinkState::Down {
+            let startup = self.primary_startup.clone();
+            let link = self.link_mut(leg);
+            link.state = LinkState::Wanted;
+            link.send(&startup, Expect::Startup);
+        }
+    }
+
+    fn apply_settings(&mut self, leg: Leg) {
+        let newest = self.settings.newest();
+        let applied = std::mem::replace(&mut self.link_mut(leg).applied, newest);
+        let missing: Vec<Bytes> = self.settings.since(applied).map(|setting| setting.wire.clone()).collect();
+        for wire in missing {
+            self.send_hidden(leg, &wire, Expect::Replay);
+        }
+    }
+
+    /// Sends something of the session's own.
+    fn send_hidden(&mut self, leg: Leg, wire: &[u8], expect: Expect) {
+        // A Query, and a Parse of the unnamed statement, end the unnamed statement of that server.
+        if let Some(unnamed) = self.statements.get_mut(&b""[..]) {
+            unnamed.on[leg.index()] = false;
+        }
+        self.link_mut(leg).send(wire, expect);
+    }
+
+    pub(crate) fn send(&mut self, leg: Leg, mut unit: Unit) {
+        self.open(leg);
+        self.apply_settings(leg);
+        let was_local = matches!(self.transaction, Transaction::Local(_));
+        if was_local && leg == Leg::Primary {
+            self.move_transaction();
+        }
+        self.provide_statements(leg, &unit);
+        self.pinned |= unit.pins;
+        self.listening |= unit.listens;
+        if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
+            unit.retryable = !unit.continues;
+            unit.sent.clone_from(&unit.frames);
+        }
+        let frames = std::mem::take(&mut unit.frames);
+        match deferred_begin(leg, &unit) {
+            Some(plain) => self.local.output.extend_from_slice(&plain),
+            None => frames.iter().for_each(|frame| self.link_mut(leg).output.extend_from_slice(frame)),
+        }
+        unit.leg = Some(leg);
+        if unit.continues {
+            if let Some(open) = self.in_flight.back_mut() {
+                let sent = std::mem::take(&mut unit.sent);
+                open.absorb(&mut unit);
+                open.sent.extend(sent);
+            }
+        } else {
+            self.link_mut(leg).expect.push_back(Expect::Client);
+            self.in_flight.push_back(unit);
+        }
+        self.ask_position(leg);
+    }
+
+    /// Opens on the primary the transaction that is open here: what it has set up is done again there.
+    fn move_transaction(&mut self) {
+        let Transaction::Local(local) = std::mem::replace(&mut self.transaction, Transaction::Primary) else {
+            return;
+        };
+        let mut rollback = BytesMut::new();
+        build::query(&mut rollback, "ROLLBACK");
+        self.send_hidden(Leg::Local, &rollback, Expect::Cleanup);
+        self.send_hidden(Leg::Primary, &local.begin.wire, Expect::Replay);
+        for set_up in self.set_up.clone() {
+            self.send_hidden(Leg::Primary, set_up.wire(), Expect::Replay);
+        }
+        self.portals.clear();
+    }
+
+    /// Makes the prepared statements that the unit uses on its server.
+    fn provide_statements(&mut self, leg: Leg, unit: &Unit) {
+        let names: Vec<Bytes> = if unit.reads_session_state {
+            self.statements.keys().filter(|name| !name.is_empty()).cloned().collect()
+        } else {
+            unit.uses.clone()
+        };
+        for name in names {
+            let Some(statement) = self.statements.get(&name).filter(|statement| !statement.is_on(leg)) else {
+                continue;
+            };
+            // Made by a Parse of this very unit.
+            if unit.parses.contains(&name) || statement.on == [false; 2] {
+                continue;
+            }
+            let wire = statement.wire();
+            self.send_hidden(leg, &wire, Expect::Prepare);
+            if let Some(statement) = self.statements.get_mut(&name) {
+                statement.on[leg.index()] = true;
+            }
+        }
+    }
+
+    /// Asks where the log is, in the same flight, if the unit sent last ends what it wrote.
+    pub(crate) fn ask_position(&mut self, leg: Leg) {
+        let Some(unit) = self.in_flight.back_mut() else { return };
+        if leg != Leg::Primary || !unit.ended || unit.copies_in || unit.asks_position {
+            return;
+        }
+        let commits = match self.transaction {
+            Transaction::Primary => unit.ends_transaction,
+            Transaction::Idle => !unit.begins && (unit.needs_primary || self.position_unknown),
+            Transaction::Local(_) => false,
+        };
+        if commits || unit.mixes_control {
+            unit.asks_position = true;
+            self.send_position_query();
+        }
+    }
+
+    pub(crate) fn send_position_query(&mut self) {
+        let mut wire = BytesMut::new();
+        build::query(&mut wire, POSITION_SQL);
+        self.send_hidden(Leg::Primary, &wire, Expect::Position);
+    }
+}
+
+/// What to say to the standby instead of a BEGIN whose transaction has to run on the primary: its answer is the
+/// client's, and it costs no round trip. The client's own words go to the primary with its first statement.
+fn deferred_begin(leg: Leg, unit: &Unit) -> Option<BytesMut> {
+    let [Consequence::Begin(begin)] = unit.consequences.as_slice() else { return None };
+    if leg != Leg::Local || unit.kind != Kind::Simple || !begin.on_primary {
+        return None;
+    }
+    let mut plain = BytesMut::new();
+    build::query(&mut plain, if begin.start_transaction { "START TRANSACTION" } else { "BEGIN" });
+    Some(plain)
+}

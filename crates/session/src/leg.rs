@@ -1,0 +1,103 @@
+//! One of the session's two servers.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use pangea_pgwire::startup::CancelKey;
+
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leg {
+    /// The standby of this region.
+    Local,
+    /// The writable server.
+    Primary,
+}
+
+impl Leg {
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Local => 0,
+            Self::Primary => 1,
+        }
+    }
+}
+
+/// Whether there is a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    /// None, and none asked for.
+    Down,
+    /// Asked for; what is to be sent is collected.
+    Wanted,
+    /// Open.
+    Open,
+}
+
+/// What the next answer of a server, up to its ReadyForQuery, is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// The start-up message.
+    Startup,
+    /// The oldest unit in flight.
+    Client,
+    /// A setting, a BEGIN or a savepoint that the session already has elsewhere. It must succeed.
+    Replay,
+    /// A prepared statement that the session already has elsewhere. Its error is the client's unit's error.
+    Prepare,
+    /// Where the write-ahead log is after a commit.
+    Position,
+    /// Clearing away. An error changes nothing.
+    Cleanup,
+}
+
+/// A connection to a server, and what is under way on it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) state: LinkState,
+    /// From the server, not looked at yet.
+    pub(crate) input: BytesMut,
+    /// To the server.
+    pub(crate) output: BytesMut,
+    /// Answers that are due, in order.
+    pub(crate) expect: VecDeque<Expect>,
+    /// Bytes of a frame still to come that are passed on (or dropped) without being looked at.
+    pub(crate) rest: usize,
+    /// They are passed on.
+    pub(crate) rest_passes: bool,
+    /// Number of the newest setting that it has.
+    pub(crate) applied: u64,
+    /// Error of something that the session ran for itself, to be shown instead of its consequence.
+    pub(crate) hidden_error: Option<Bytes>,
+    /// The position in the answer under way.
+    pub(crate) position: Option<pangea_base::Lsn>,
+    pub(crate) key: Option<CancelKey>,
+}
+
+impl Link {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: LinkState::Down,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            expect: VecDeque::new(),
+            rest: 0,
+            rest_passes: false,
+            applied: 0,
+            hidden_error: None,
+            position: None,
+            key: None,
+        }
+    }
+
+    /// Sends something of the session's own; its answer is due after those before it.
+    pub(crate) fn send(&mut self, wire: &[u8], expect: Expect) {
+        self.output.extend_from_slice(wire);
+        self.expect.push_back(expect);
+    }
+
+    /// Whether an answer to something of the session's own that `which` names is due.
+    pub(crate) fn expects(&self, which: Expect) -> bool {
+        self.expect.contains(&which)
+    }
+}

@@ -1,0 +1,89 @@
+//! Prepared statements and portals: which server has them, and what executing them does.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use pangea_pgwire::build;
+use pangea_sql::Batch;
+
+use crate::leg::Leg;
+
+/// How a statement was prepared: doing it again makes the same statement on another server.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// A Parse message, whole.
+    Parse(Bytes),
+    /// A Query message with a PREPARE statement, whole.
+    Sql(Bytes),
+}
+
+/// A prepared statement of the session.
+#[derive(Debug, Clone)]
+pub(crate) struct Prepared {
+    pub(crate) origin: Origin,
+    /// Text of the Parse; empty for PREPARE.
+    pub(crate) text: Bytes,
+    /// Parameter types of the Parse, as sent.
+    pub(crate) types: Bytes,
+    /// What executing it does.
+    pub(crate) batch: Arc<Batch>,
+    /// Which servers have it, by [`Leg::index`].
+    pub(crate) on: [bool; 2],
+}
+
+impl Prepared {
+    /// Frames that make it on another server, with one ReadyForQuery as answer.
+    pub(crate) fn wire(&self) -> BytesMut {
+        let mut out = BytesMut::new();
+        match &self.origin {
+            Origin::Parse(frame) => {
+                out.extend_from_slice(frame);
+                build::sync(&mut out);
+            }
+            Origin::Sql(frame) => out.extend_from_slice(frame),
+        }
+        out
+    }
+
+    pub(crate) fn is_on(&self, leg: Leg) -> bool {
+        self.on[leg.index()]
+    }
+}
+
+/// A portal: a prepared statement with its parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct Portal {
+    pub(crate) text: Bytes,
+    pub(crate) types: Bytes,
+    /// Formats and values of the Bind, as sent.
+    pub(crate) values: Bytes,
+    pub(crate) batch: Arc<Batch>,
+}
+
+impl Portal {
+    /// Frames that execute it once more on another server, with one ReadyForQuery as answer.
+    pub(crate) fn wire(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        build::frame(&mut out, b'P', |out| {
+            build::cstr(out, b"");
+            build::cstr(out, &self.text);
+            out.extend_from_slice(&self.types);
+        });
+        build::frame(&mut out, b'B', |out| {
+            build::cstr(out, b"");
+            build::cstr(out, b"");
+            out.extend_from_slice(&self.values);
+        });
+        build::execute_unnamed(&mut out);
+        build::sync(&mut out);
+        out.freeze()
+    }
+}
+
+/// The prepared statements of a session by name; the unnamed one has the empty name. Statements of Parse and of
+/// PREPARE share their names, as in PostgreSQL.
+pub(crate) type Statements = HashMap<Bytes, Prepared>;
+
+/// The portals of a transaction by name.
+pub(crate) type Portals = HashMap<Bytes, Portal>;

@@ -1,0 +1,570 @@
+//! What servers answer: passed to the client, or taken by the session itself.
+
+use bytes::{Bytes, BytesMut};
+use pangea_pgwire::frame::{HEADER_LEN, Header, backend_header};
+use pangea_pgwire::startup::CancelKey;
+use pangea_pgwire::{ErrorFields, SqlState, build, fields, message};
+
+use crate::leg::{Expect, Leg, LinkState};
+use crate::prepared::Prepared;
+use crate::session::{OUTPUT_LEN_MAX, Phase, Session, Transaction};
+use crate::settings::{SetUp, roll_back_to};
+use crate::unit::{Begin, Consequence, Unit};
+
+/// Bytes of answers that are held back at most while a unit may have to run again.
+const HELD_LEN_MAX: usize = 16 << 10;
+
+/// Largest frame that is looked at; larger ones pass unseen.
+const INSPECTED_LEN_MAX: usize = 64 << 10;
+
+/// The parameter that tells clients whether writes are possible: on the cluster endpoint they are.
+const IN_HOT_STANDBY: &[u8] = b"in_hot_standby";
+
+impl Session {
+    /// Takes what a server has sent; whether anything was taken.
+    pub(crate) fn take_answers(&mut self, leg: Leg) -> bool {
+        let mut progress = false;
+        while self.phase != Phase::Over && self.client_out.len() < OUTPUT_LEN_MAX && self.take_frame(leg) {
+            progress = true;
+        }
+        // A client that has flushed waits for the answers so far.
+        if let Some(unit) = self.in_flight.front_mut()
+            && unit.leg == Some(leg)
+            && !unit.ended
+            && !unit.held.is_empty()
+        {
+            unit.release(&mut self.client_out);
+        }
+        progress
+    }
+
+    fn take_frame(&mut self, leg: Leg) -> bool {
+        // What the primary says of its own accord must not fall into the middle of a local answer.
+        if leg == Leg::Primary && self.in_flight.front().is_some_and(|unit| unit.leg == Some(Leg::Local)) {
+            return false;
+        }
+        if self.link(leg).rest > 0 {
+            return self.take_rest(leg);
+        }
+        let header = match backend_header(&self.link(leg).input) {
+            Ok(Some(header)) => header,
+            Ok(None) => return false,
+            Err(error) => {
+                let text = format!("a database server sent what the protocol does not allow: {error}");
+                self.fail(&ErrorFields::fatal(SqlState::PROTOCOL_VIOLATION, text));
+                return false;
+            }
+        };
+        match self.link(leg).expect.front().copied() {
+            Some(Expect::Client) => self.take_client_frame(leg, header),
+            expected => {
+                if header.frame_len() > INSPECTED_LEN_MAX {
+                    self.pass_large(leg, header, false);
+                    return true;
+                }
+                let Some(frame) = self.take_whole(leg, header) else { return false };
+                match expected {
+                    Some(Expect::Startup) => self.take_startup_frame(leg, header.tag, frame),
+                    Some(expected) => self.take_hidden_frame(leg, expected, header.tag, &frame),
+                    None => self.take_unasked_frame(leg, header.tag, frame),
+                }
+                true
+            }
+        }
+    }
+
+    fn take_rest(&mut self, leg: Leg) -> bool {
+        let link = self.link_mut(leg);
+        let len = link.rest.min(link.input.len());
+        if len == 0 {
+            return false;
+        }
+        let passes = link.rest_passes;
+        let bytes = link.input.split_to(len);
+        link.rest -= len;
+        if passes && self.client_out.is_empty() {
+            self.client_out = bytes;
+        } else if passes {
+            self.client_out.extend_from_slice(&bytes);
+        }
+        true
+    }
+
+    fn take_whole(&mut self, leg: Leg, header: Header) -> Option<Bytes> {
+        let input = &mut self.link_mut(leg).input;
+        (input.len() >= header.frame_len()).then(|| input.split_to(header.frame_len()).freeze())
+    }
+
+    /// Begins to pass on (or drop) a frame without waiting for its end.
+    fn pass_large(&mut self, leg: Leg, header: Header, passes: bool) {
+        let link = self.link_mut(leg);
+        link.rest = header.frame_len();
+        link.rest_passes = passes;
+        self.take_rest(leg);
+    }
+
+    fn take_startup_frame(&mut self, leg: Leg, tag: u8, frame: Bytes) {
+        let body = &frame[HEADER_LEN..];
+        match tag {
+            b'K' => {
+                if let Some((process, secret)) = body.split_first_chunk::<4>() {
+                    let process = u32::from_be_bytes(*process);
+                    self.link_mut(leg).key = Some(CancelKey { process, secret: secret.to_vec() });
+                }
+            }
+            b'Z' => {
+                self.link_mut(leg).expect.pop_front();
+            }
+            b'E' if leg == Leg::Primary => return self.refuse_on_primary(&frame),
+            b'S' if leg == Leg::Local => return self.report_parameter(&frame),
+            _ => {}
+        }
+        if leg == Leg::Local {
+            self.client_out.extend_from_slice(&frame);
+        }
+    }
+
+    /// The primary did not accept the session, or cannot be reached: nothing ran there.
+    pub(crate) fn refuse_on_primary(&mut self, error: &Bytes) {
+        self.drop_primary();
+        let lost_transaction = matches!(self.transaction, Transaction::Primary);
+        if lost_transaction || self.pinned || self.in_flight.is_empty() {
+            if !self.in_flight.is_empty() || lost_transaction || self.pinned {
+                self.client_out.extend_from_slice(error);
+                self.phase = Phase::Over;
+            }
+            return;
+        }
+        // The session goes on: an error of severity FATAL would make the client give up.
+        let error = as_plain_error(error);
+        for mut unit in std::mem::take(&mut self.in_flight) {
+            unit.held.clear();
+            self.answer_with_error(unit, &error);
+        }
+    }
+
+    fn take_hidden_frame(&mut self, leg: Leg, expected: Expect, tag: u8, frame: &Bytes) {
+        match tag {
+            b'E' => self.link_mut(leg).hidden_error = Some(frame.clone()),
+            b'D' if expected == Expect::Position => {
+                let text = message::first_column(&frame[HEADER_LEN..]);
+                let lsn = text.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+                self.link_mut(leg).position = lsn;
+            }
+            b'A' => self.client_out.extend_from_slice(frame),
+            b'Z' => {
+                self.link_mut(leg).expect.pop_front();
+                self.finish_hidden(leg, expected);
+            }
+            _ => {}
+        }
+    }
+
+    fn finish_hidden(&mut self, leg: Leg, expected: Expect) {
+        match expected {
+            Expect::Position => {
+                self.link_mut(leg).hidden_error = None;
+                match self.link_mut(leg).position.take() {
+                    Some(lsn) => self.learn_position(lsn),
+                    // Cancelled, most likely: reads ask again.
+                    None => self.position_unknown = true,
+                }
+            }
+            Expect::Replay => {
+                if let Some(error) = self.link_mut(leg).hidden_error.take() {
+                    let said = fields::field(&error[HEADER_LEN..], b'M').unwrap_or_default();
+                    let text = "the session's settings cannot be made on the primary";
+                    let detail = format!("The primary said: {}.", String::from_utf8_lossy(said));
+                    let error = ErrorFields::fatal(SqlState::TRANSACTION_RESOLUTION_UNKNOWN, text);
+                    self.fail(&error.with_detail(detail).with_hint("Connect again."));
+                }
+            }
+            Expect::Cleanup => self.link_mut(leg).hidden_error = None,
+            // The error is shown in the place of its consequence.
+            Expect::Prepare | Expect::Startup | Expect::Client => {}
+        }
+    }
+
+    fn learn_position(&mut self, lsn: pangea_base::Lsn) {
+        self.token = self.token.max(Some(lsn));
+        self.position_unknown = false;
+        if std::mem::take(&mut self.catalog_changed) {
+            self.catalog_needed = self.token;
+        }
+    }
+
+    /// Notices, notifications and parameters that a server sends of its own accord; errors before it goes.
+    fn take_unasked_frame(&mut self, leg: Leg, tag: u8, frame: Bytes) {
+        match tag {
+            b'S' => self.report_parameter(&frame),
+            b'A' | b'N' => self.client_out.extend_from_slice(&frame),
+            b'E' if leg == Leg::Local || self.pinned || self.listening => {
+                self.client_out.extend_from_slice(&frame);
+                self.phase = Phase::Over;
+            }
+            b'E' if matches!(self.transaction, Transaction::Primary) => {
+                self.client_out.extend_from_slice(&frame);
+                self.phase = Phase::Over;
+            }
+            _ => {}
+        }
+    }
+
+    /// Passes on a ParameterStatus that tells the client something new.
+    fn report_parameter(&mut self, frame: &Bytes) {
+        let Ok((name, value)) = message::parameter_status(&frame[HEADER_LEN..]) else { return };
+        let value = if name == IN_HOT_STANDBY { b"off" } else { value };
+        if self.parameters.get(name).is_some_and(|known| known == value) {
+            return;
+        }
+        self.parameters.insert(frame.slice_ref(name), Bytes::copy_from_slice(value));
+        build::frame(&mut self.client_out, b'S', |out| {
+            build::cstr(out, name);
+            build::cstr(out, value);
+        });
+    }
+
+    /// A frame of the answer to the oldest unit in flight.
+    fn take_client_frame(&mut self, leg: Leg, header: Header) -> bool {
+        let Some(unit) = self.in_flight.front_mut() else { return false };
+        let inspected = matches!(header.tag, b'Z' | b'E' | b'S' | b'C' | b'1' | b'G' | b'A');
+        let held = unit.retryable && matches!(header.tag, b'T' | b'2' | b'n' | b't' | b'N' | b'3');
+        if !(inspected || held) || header.frame_len() > INSPECTED_LEN_MAX {
+            let passes = !unit.retry;
+            if passes {
+                unit.release(&mut self.client_out);
+            }
+            self.pass_large(leg, header, passes);
+            return true;
+        }
+        let Some(frame) = self.take_whole(leg, header) else { return false };
+        match header.tag {
+            b'Z' => self.finish_unit(leg, &frame),
+            b'E' => self.take_error(leg, frame),
+            b'S' => self.report_parameter(&frame),
+            b'A' => self.client_out.extend_from_slice(&frame),
+            tag => {
+                let Some(unit) = self.in_flight.front_mut() else { return true };
+                match tag {
+                    b'1' => unit.parse_completes += 1,
+                    b'G' => unit.copy_active = true,
+                    b'C' => unit.rolled_back = frame[HEADER_LEN..].starts_with(b"ROLLBACK"),
+                    _ => {}
+                }
+                if !unit.retry {
+                    unit.pass(&frame, matches!(tag, b'C' | b'G'), &mut self.client_out);
+                }
+            }
+        }
+        true
+    }
+
+    fn take_error(&mut self, leg: Leg, frame: Bytes) {
+        let hidden = self.link_mut(leg).hidden_error.take();
+        let may_rerun = self.may_run_on_primary();
+        let Some(unit) = self.in_flight.front_mut() else { return };
+        unit.errored = true;
+        unit.copy_active = false;
+        if unit.retry {
+            return;
+        }
+        let fatal = fields::is_fatal(&frame[HEADER_LEN..]);
+        if leg == Leg::Local && unit.retryable && !fatal && may_rerun && is_refusal(&frame[HEADER_LEN..]) {
+            unit.retry = true;
+            unit.held.clear();
+            return;
+        }
+        unit.release(&mut self.client_out);
+        self.client_out.extend_from_slice(hidden.as_ref().unwrap_or(&frame));
+        if fatal {
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// Whether a unit that failed on the standby may run on the primary instead without changing what the
+    /// transaction has seen.
+    fn may_run_on_primary(&self) -> bool {
+        match &self.transaction {
+            Transaction::Idle => true,
+            Transaction::Primary => false,
+            Transaction::Local(local) => {
+                !local.failed && !local.has_cursor && !(local.begin.one_snapshot && local.has_read)
+            }
+        }
+    }
+
+    fn finish_unit(&mut self, leg: Leg, frame: &Bytes) {
+        self.link_mut(leg).expect.pop_front();
+        self.link_mut(leg).hidden_error = None;
+        let Some(mut unit) = self.in_flight.pop_front() else { return };
+        let status = frame[HEADER_LEN..].first().copied().unwrap_or(b'I');
+        if unit.retry {
+            unit.run_again();
+            self.pending.push_front(unit);
+            return;
+        }
+        if std::mem::take(&mut self.moving_unit) {
+            return self.finish_local_part(unit, status);
+        }
+        unit.release(&mut self.client_out);
+        self.client_out.extend_from_slice(frame);
+        self.conclude(leg, unit, status);
+    }
+
+    /// The local part of a flushed unit is over; the rest goes on at the primary.
+    fn finish_local_part(&mut self, mut unit: Unit, status: u8) {
+        unit.release(&mut self.client_out);
+        let rest = self.pending.pop_front();
+        if unit.errored {
+            let ended = rest.as_ref().is_some_and(|rest| rest.ended);
+            self.conclude(Leg::Local, unit, status);
+            if ended {
+                build::ready_for_query(&mut self.client_out, status);
+            } else {
+                self.skip_until_sync = Some(status);
+            }
+            return;
+        }
+        for name in unit.parses.drain(..) {
+            self.mark_prepared(&name, Leg::Local);
+        }
+        if let Some(mut rest) = rest {
+            rest.continues = false;
+            rest.needs_primary = true;
+            unit.consequences.append(&mut rest.consequences);
+            rest.consequences = unit.consequences;
+            self.pending.push_front(rest);
+        }
+    }
+
+    /// Draws the consequences of a unit.
+    fn conclude(&mut self, leg: Leg, mut unit: Unit, status: u8) {
+        let wrote = unit.needs_primary || matches!(self.transaction, Transaction::Primary);
+        self.forget_parses(&unit, unit.parse_completes);
+        for name in unit.parses.iter().take(unit.parse_completes) {
+            self.mark_prepared(name, leg);
+        }
+        if let Transaction::Local(local) = &mut self.transaction {
+            local.has_read |= unit.reads;
+        }
+        self.catalog_changed |= unit.changes_catalog;
+        if !unit.errored {
+            for name in std::mem::take(&mut unit.closes) {
+                self.remove_statement(leg, &name);
+            }
+            for consequence in std::mem::take(&mut unit.consequences) {
+                self.follow(leg, consequence, unit.rolled_back);
+            }
+        }
+        self.settle(leg, status);
+        if leg == Leg::Primary && status == b'I' && wrote && !unit.asks_position {
+            self.position_unknown = true;
+        }
+    }
+
+    fn follow(&mut self, leg: Leg, consequence: Consequence, rolled_back: bool) {
+        let in_transaction = !matches!(self.transaction, Transaction::Idle);
+        match consequence {
+            Consequence::Begin(begin) if !in_transaction => {
+                self.set_up.clear();
+                self.transaction = match leg {
+                    Leg::Local => local_transaction(begin),
+                    Leg::Primary => Transaction::Primary,
+                };
+            }
+            // PostgreSQL warns and goes on with the transaction that is open.
+            Consequence::Begin(_) => {}
+            Consequence::Commit | Consequence::PrepareTransaction => {
+                let set_up = std::mem::take(&mut self.set_up);
+                if !rolled_back {
+                    self.keep_settings(leg, set_up);
+                }
+            }
+            Consequence::Rollback => self.set_up.clear(),
+            Consequence::Set(setting) if in_transaction => self.set_up.push(SetUp::Session(setting)),
+            Consequence::Set(setting) => self.keep_settings(leg, vec![SetUp::Session(setting)]),
+            Consequence::SetLocal(wire) if in_transaction => self.set_up.push(SetUp::Local(wire)),
+            Consequence::Savepoint(name, wire) => self.set_up.push(SetUp::Savepoint(name, wire)),
+            Consequence::Release(wire) => self.set_up.push(SetUp::Release(wire)),
+            Consequence::RollbackTo(name) => roll_back_to(&mut self.set_up, &name),
+            Consequence::ReadOnly => {
+                if let Transaction::Local(local) = &mut self.transaction {
+                    local.begin.read_only = true;
+                }
+            }
+            Consequence::Prepare(name, prepared) => self.insert_statement(leg, name, *prepared),
+            Consequence::Deallocate(name) => self.deallocate(leg, name),
+            Consequence::DiscardAll => self.forget_everything(leg),
+            Consequence::Cursor => {
+                if let Transaction::Local(local) = &mut self.transaction {
+                    local.has_cursor = true;
+                }
+            }
+            // Without a transaction it had no effect but a warning.
+            Consequence::SetLocal(_) => {}
+        }
+    }
+
+    fn keep_settings(&mut self, leg: Leg, set_up: Vec<SetUp>) {
+        for set_up in set_up {
+            let SetUp::Session(setting) = set_up else { continue };
+            if self.settings.is_full() {
+                // BOUNDED: a session that cannot be made anew elsewhere stays where all of it is.
+                self.pinned = true;
+            }
+            let number = self.settings.push(setting);
+            self.link_mut(leg).applied = number;
+        }
+    }
+
+    /// Brings the transaction in line with what the server says.
+    fn settle(&mut self, leg: Leg, status: u8) {
+        match (status, &mut self.transaction) {
+            (b'I', _) => {
+                self.transaction = Transaction::Idle;
+                self.set_up.clear();
+                self.portals.clear();
+            }
+            (_, Transaction::Local(local)) if leg == Leg::Local => local.failed = status == b'E',
+            (_, Transaction::Idle) if leg == Leg::Local => {
+                let mut local = local_transaction(Begin::plain());
+                if let Transaction::Local(local) = &mut local {
+                    local.failed = status == b'E';
+                }
+                self.transaction = local;
+            }
+            _ => self.transaction = Transaction::Primary,
+        }
+    }
+
+    fn mark_prepared(&mut self, name: &[u8], leg: Leg) {
+        if let Some(statement) = self.statements.get_mut(name) {
+            statement.on[leg.index()] = true;
+        }
+    }
+
+    /// Statements whose Parse did not succeed are not there.
+    pub(crate) fn forget_parses(&mut self, unit: &Unit, succeeded: usize) {
+        for name in unit.parses.iter().skip(succeeded) {
+            if self.statements.get(name).is_some_and(|statement| statement.on == [false; 2]) {
+                self.statements.remove(name);
+            }
+        }
+    }
+
+    fn insert_statement(&mut self, leg: Leg, name: Bytes, mut prepared: Prepared) {
+        prepared.on = [false; 2];
+        prepared.on[leg.index()] = true;
+        self.statements.insert(name, prepared);
+    }
+
+    fn remove_statement(&mut self, leg: Leg, name: &[u8]) {
+        let other = other(leg);
+        if self.statements.remove(name).is_some_and(|statement| statement.is_on(other)) {
+            let mut wire = BytesMut::new();
+            build::close_statement(&mut wire, name);
+            build::sync(&mut wire);
+            self.link_mut(other).send(&wire, Expect::Cleanup);
+        }
+    }
+
+    fn deallocate(&mut self, leg: Leg, name: Option<Bytes>) {
+        if let Some(name) = name {
+            return self.remove_statement(leg, &name);
+        }
+        self.statements.retain(|name, _| name.is_empty());
+        self.tidy_other(leg, "DEALLOCATE ALL");
+    }
+
+    fn forget_everything(&mut self, leg: Leg) {
+        self.statements.clear();
+        self.settings.clear();
+        (self.pinned, self.listening) = (false, false);
+        self.tidy_other(leg, "DISCARD ALL");
+    }
+
+    fn tidy_other(&mut self, leg: Leg, sql: &str) {
+        let link = self.link_mut(other(leg));
+        if link.state != LinkState::Down {
+            let mut wire = BytesMut::new();
+            build::query(&mut wire, sql);
+            link.send(&wire, Expect::Cleanup);
+        }
+    }
+}
+
+fn other(leg: Leg) -> Leg {
+    match leg {
+        Leg::Local => Leg::Primary,
+        Leg::Primary => Leg::Local,
+    }
+}
+
+fn local_transaction(begin: Begin) -> Transaction {
+    Transaction::Local(crate::session::LocalTransaction {
+        begin,
+        failed: false,
+        has_read: false,
+        has_cursor: false,
+    })
+}
+
+/// Whether a standby refused because it is one, or because of its replay: the primary would not have.
+fn is_refusal(body: &[u8]) -> bool {
+    let says = |what: &[u8]| {
+        fields::field(body, b'M').is_some_and(|text| text.windows(what.len()).any(|window| window == what))
+    };
+    match fields::code(body) {
+        Some(
+            SqlState::READ_ONLY_SQL_TRANSACTION
+            | SqlState::FEATURE_NOT_SUPPORTED
+            | SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            | SqlState::SERIALIZATION_FAILURE,
+        ) => true,
+        Some(SqlState::INTERNAL_ERROR) => says(b"recovery"),
+        _ => false,
+    }
+}
+
+/// The same error with severity ERROR.
+fn as_plain_error(frame: &Bytes) -> BytesMut {
+    let body = &frame[HEADER_LEN..];
+    let text = |tag| fields::field(body, tag).map(|text| String::from_utf8_lossy(text).into_owned());
+    let code = fields::code(body).unwrap_or(SqlState::CONNECTION_FAILURE);
+    let mut error = ErrorFields::error(code, text(b'M').unwrap_or_default());
+    (error.detail, error.hint) = (text(b'D'), text(b'H'));
+    let mut out = BytesMut::new();
+    error.write(&mut out);
+    out
+}
+
+impl Unit {
+    /// Passes on what was held back: from here on the unit cannot run again.
+    fn release(&mut self, out: &mut BytesMut) {
+        self.retryable = false;
+        self.sent = Vec::new();
+        if !self.held.is_empty() && !self.retry {
+            out.extend_from_slice(&self.held);
+        }
+        self.held = BytesMut::new();
+    }
+
+    /// Passes a frame on, or holds it back while the unit may have to run again.
+    fn pass(&mut self, frame: &[u8], decides: bool, out: &mut BytesMut) {
+        if self.retryable && !decides && self.held.len() + frame.len() <= HELD_LEN_MAX {
+            self.held.extend_from_slice(frame);
+        } else {
+            self.release(out);
+            out.extend_from_slice(frame);
+        }
+    }
+
+    /// Makes it as if it had not run.
+    fn run_again(&mut self) {
+        self.frames = std::mem::take(&mut self.sent);
+        self.needs_primary = true;
+        (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
+        self.parse_completes = 0;
+        self.run_on_primary = true;
+    }
+}

@@ -1,0 +1,191 @@
+//! What PostgreSQL makes atomic, and so the unit of routing: a simple query, or everything up to a Sync.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::leg::Leg;
+use crate::prepared::Prepared;
+use crate::settings::Setting;
+
+/// How a unit is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One Query.
+    Simple,
+    /// Parse, Bind, Describe, Execute, Close up to a Sync.
+    Extended,
+    /// One FunctionCall.
+    Function,
+}
+
+/// The transaction that a BEGIN opens.
+#[derive(Debug, Clone)]
+pub(crate) struct Begin {
+    /// The client's BEGIN as a Query.
+    pub(crate) wire: Bytes,
+    pub(crate) start_transaction: bool,
+    pub(crate) read_only: bool,
+    /// Its statements share one snapshot.
+    pub(crate) one_snapshot: bool,
+    /// Nothing of it may run on a standby.
+    pub(crate) on_primary: bool,
+}
+
+/// What follows from a unit that succeeded, in order.
+#[derive(Debug, Clone)]
+pub(crate) enum Consequence {
+    Begin(Begin),
+    Commit,
+    Rollback,
+    PrepareTransaction,
+    Set(Setting),
+    /// SET LOCAL, SET TRANSACTION and the like.
+    SetLocal(Bytes),
+    /// The transaction is read-only from here.
+    ReadOnly,
+    Savepoint(String, Bytes),
+    Release(Bytes),
+    RollbackTo(String),
+    Prepare(Bytes, Box<Prepared>),
+    /// `None` for all.
+    Deallocate(Option<Bytes>),
+    DiscardAll,
+    Cursor,
+}
+
+/// A unit while it is collected, waits, and is in flight.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about what the unit contains")]
+pub(crate) struct Unit {
+    pub(crate) kind: Kind,
+    /// Frames not yet sent.
+    pub(crate) frames: Vec<Bytes>,
+    /// Bytes of all its frames.
+    pub(crate) len: usize,
+    /// Frames sent to the standby, kept while the unit may have to run again on the primary.
+    pub(crate) sent: Vec<Bytes>,
+    /// Its Sync (or it needs none) is among the frames.
+    pub(crate) ended: bool,
+    /// It goes on with a unit that is in flight and was flushed.
+    pub(crate) continues: bool,
+
+    /// Something in it must run on the primary.
+    pub(crate) needs_primary: bool,
+    /// It leaves state on the server that cannot be made elsewhere.
+    pub(crate) pins: bool,
+    /// It reads what is kept in the server's session.
+    pub(crate) reads_session_state: bool,
+    /// It reads data or the catalogue: what it sees must be fresh enough.
+    pub(crate) reads: bool,
+    /// It executes something (more than Parse, Describe, Close).
+    pub(crate) executes: bool,
+    /// It opens a cursor or leaves a portal half read.
+    pub(crate) opens_cursor: bool,
+    pub(crate) begins: bool,
+    /// It ends a transaction.
+    pub(crate) ends_transaction: bool,
+    /// It is more than one statement, with transaction control among them.
+    pub(crate) mixes_control: bool,
+    pub(crate) copies_in: bool,
+    pub(crate) changes_catalog: bool,
+    pub(crate) listens: bool,
+    pub(crate) consequences: Vec<Consequence>,
+    /// Prepared statements that the server must have.
+    pub(crate) uses: Vec<Bytes>,
+    /// Statements that its Parse messages make, in order.
+    pub(crate) parses: Vec<Bytes>,
+    /// Statements that its Close messages remove.
+    pub(crate) closes: Vec<Bytes>,
+
+    /// It has failed on the standby: whatever the transaction says, it runs on the primary.
+    pub(crate) run_on_primary: bool,
+    /// Where it runs.
+    pub(crate) leg: Option<Leg>,
+    /// Nothing of its answer has been passed on, so that it may run again.
+    pub(crate) retryable: bool,
+    /// It is to run again on the primary.
+    pub(crate) retry: bool,
+    /// Answers held back while it is retryable.
+    pub(crate) held: BytesMut,
+    pub(crate) errored: bool,
+    pub(crate) parse_completes: usize,
+    /// The last command was answered with ROLLBACK: a COMMIT of a failed transaction.
+    pub(crate) rolled_back: bool,
+    /// The server takes data of COPY.
+    pub(crate) copy_active: bool,
+    /// A position is asked after it.
+    pub(crate) asks_position: bool,
+}
+
+impl Unit {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            frames: Vec::new(),
+            len: 0,
+            sent: Vec::new(),
+            ended: kind != Kind::Extended,
+            continues: false,
+            needs_primary: false,
+            pins: false,
+            reads_session_state: false,
+            reads: false,
+            executes: false,
+            opens_cursor: false,
+            begins: false,
+            ends_transaction: false,
+            mixes_control: false,
+            copies_in: false,
+            changes_catalog: false,
+            listens: false,
+            consequences: Vec::new(),
+            uses: Vec::new(),
+            parses: Vec::new(),
+            closes: Vec::new(),
+            run_on_primary: false,
+            leg: None,
+            retryable: false,
+            retry: false,
+            held: BytesMut::new(),
+            errored: false,
+            parse_completes: 0,
+            rolled_back: false,
+            copy_active: false,
+            asks_position: false,
+        }
+    }
+
+    pub(crate) fn push(&mut self, frame: Bytes) {
+        self.len += frame.len();
+        self.frames.push(frame);
+    }
+
+    /// Takes over what a later part of the same unit contains.
+    pub(crate) fn absorb(&mut self, part: &mut Unit) {
+        self.ended = part.ended;
+        self.len += part.len;
+        self.needs_primary |= part.needs_primary;
+        self.pins |= part.pins;
+        self.reads |= part.reads;
+        self.executes |= part.executes;
+        self.opens_cursor |= part.opens_cursor;
+        self.begins |= part.begins;
+        self.ends_transaction |= part.ends_transaction;
+        self.mixes_control |= part.mixes_control;
+        self.copies_in |= part.copies_in;
+        self.changes_catalog |= part.changes_catalog;
+        self.listens |= part.listens;
+        self.consequences.append(&mut part.consequences);
+        self.parses.append(&mut part.parses);
+        self.closes.append(&mut part.closes);
+    }
+}
+
+impl Begin {
+    /// A transaction of which only is known that it is open.
+    pub(crate) fn plain() -> Self {
+        let mut wire = BytesMut::new();
+        pangea_pgwire::build::query(&mut wire, "BEGIN");
+        let wire = wire.freeze();
+        Self { wire, start_transaction: false, read_only: false, one_snapshot: false, on_primary: false }
+    }
+}

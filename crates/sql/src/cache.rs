@@ -1,0 +1,190 @@
+//! A cache of answers by statement text, bounded in bytes.
+//!
+//! Two generations: what is used moves to the young one; when the young one holds half of the
+//! budget it becomes the old one and the old one is dropped whole. That is LRU at the grain of
+//! half a cache, with no list to keep and no scan to evict, and it never holds more than the
+//! budget.
+
+use std::collections::HashMap;
+use std::mem::size_of;
+use std::sync::Arc;
+
+use crate::statement::{Batch, Effect, Statement};
+
+/// Longest text that is cached: longer ones are mostly bulk statements with their values inside,
+/// which do not come twice.
+pub const CACHED_TEXT_LEN_MAX: usize = 16 * 1024;
+
+/// What an entry costs beside its text and its batch: the key's and the value's headers, the
+/// reference counts and the free slots of the table.
+const ENTRY_OVERHEAD: usize = 96;
+
+/// Answers by statement text. Valid for one [`crate::Catalog`]: clear it when that changes.
+#[derive(Debug)]
+pub struct Cache {
+    young: Generation,
+    old: Generation,
+    generation_bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
+    entries: HashMap<Box<str>, Arc<Batch>>,
+    /// The sum of `entry_bytes` over `entries`.
+    bytes: usize,
+}
+
+impl Cache {
+    /// A cache that holds at most `bytes_max` bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { young: Generation::default(), old: Generation::default(), generation_bytes_max: bytes_max / 2 }
+    }
+
+    /// The answer for this text, if it is known.
+    pub fn get(&mut self, text: &str) -> Option<Arc<Batch>> {
+        if let Some(batch) = self.young.entries.get(text) {
+            return Some(Arc::clone(batch));
+        }
+        let (key, batch) = self.old.entries.remove_entry(text)?;
+        self.old.bytes -= entry_bytes(&key, &batch);
+        self.insert_young(key, Arc::clone(&batch));
+        Some(batch)
+    }
+
+    /// Keeps an answer, unless it is too big. Unparsable text is not kept: it may be our own
+    /// passing trouble (no free file descriptor), and a syntax error does not come often.
+    pub fn insert(&mut self, text: &str, batch: Arc<Batch>) {
+        if text.len() > CACHED_TEXT_LEN_MAX || batch.unparsable {
+            return;
+        }
+        if let Some((key, replaced)) = self.old.entries.remove_entry(text) {
+            self.old.bytes -= entry_bytes(&key, &replaced);
+        }
+        if let Some((key, replaced)) = self.young.entries.remove_entry(text) {
+            self.young.bytes -= entry_bytes(&key, &replaced);
+        }
+        self.insert_young(text.into(), batch);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.young = Generation::default();
+        self.old = Generation::default();
+    }
+
+    /// How many bytes the entries take, by estimate.
+    pub fn bytes(&self) -> usize {
+        self.young.bytes + self.old.bytes
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.young.entries.len() + self.old.entries.len()
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn insert_young(&mut self, key: Box<str>, batch: Arc<Batch>) {
+        let bytes = entry_bytes(&key, &batch);
+        if bytes > self.generation_bytes_max {
+            return;
+        }
+        if self.young.bytes + bytes > self.generation_bytes_max {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.bytes += bytes;
+        self.young.entries.insert(key, batch);
+    }
+}
+
+fn entry_bytes(text: &str, batch: &Batch) -> usize {
+    let statements: usize = batch.statements.iter().map(statement_bytes).sum();
+    ENTRY_OVERHEAD + text.len() + size_of::<Batch>() + statements
+}
+
+fn statement_bytes(statement: &Statement) -> usize {
+    let owned = match &statement.effect {
+        Effect::Savepoint { name }
+        | Effect::Release { name }
+        | Effect::RollbackTo { name }
+        | Effect::Set { name, .. }
+        | Effect::Execute { name }
+        | Effect::DeclareCursor { name, .. }
+        | Effect::Fetch { name } => name.len(),
+        Effect::Deallocate { name } | Effect::CloseCursor { name } => name.as_ref().map_or(0, String::len),
+        Effect::Prepare { name, inner } => name.len() + statement_bytes(inner),
+        Effect::None
+        | Effect::Begin { .. }
+        | Effect::Commit { .. }
+        | Effect::Rollback { .. }
+        | Effect::SetTransaction { .. }
+        | Effect::PrepareTransaction
+        | Effect::ResetAll
+        | Effect::Discard(_)
+        | Effect::CopyFromStdin
+        | Effect::CopyToStdout
+        | Effect::Listen
+        | Effect::Unlisten
+        | Effect::Load
+        | Effect::Ddl => 0,
+    };
+    size_of::<Statement>() + owned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Arc<Batch> {
+        Arc::new(Batch { statements: vec![Statement::harmless(Effect::None)], ..Batch::default() })
+    }
+
+    #[test]
+    fn never_exceeds_its_budget_and_keeps_what_is_used() {
+        let mut cache = Cache::new(16 * 1024);
+        cache.insert("hot", batch());
+        for number in 0..10_000 {
+            cache.insert(&format!("select {number}"), batch());
+            assert!(cache.bytes() <= 16 * 1024);
+            assert!(cache.get("hot").is_some(), "lost after {number}");
+        }
+        assert!(cache.get("select 1").is_none());
+        assert!(cache.get("select 9999").is_some());
+        assert!(cache.len() > 40);
+    }
+
+    #[test]
+    fn bytes_return_to_zero() {
+        let mut cache = Cache::new(1 << 20);
+        cache.insert("a", batch());
+        let one = cache.bytes();
+        cache.insert("a", batch());
+        assert_eq!(cache.bytes(), one);
+        cache.clear();
+        assert_eq!((cache.bytes(), cache.len()), (0, 0));
+        assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn too_long_or_unparsable_is_not_kept() {
+        let mut cache = Cache::new(1 << 20);
+        cache.insert(&"x".repeat(CACHED_TEXT_LEN_MAX + 1), batch());
+        cache.insert("?", Arc::new(Batch { unparsable: true, ..Batch::default() }));
+        let mut small = Cache::new(100);
+        small.insert("select 1", batch());
+        assert!(cache.is_empty() && small.is_empty());
+    }
+
+    #[test]
+    fn a_use_moves_an_entry_to_the_young_generation() {
+        let mut cache = Cache::new(1 << 20);
+        cache.insert("a", batch());
+        cache.old = std::mem::take(&mut cache.young);
+        let batch = cache.get("a").unwrap();
+        assert_eq!(batch.statements.len(), 1);
+        assert!(cache.old.entries.is_empty() && cache.old.bytes == 0);
+    }
+}

@@ -1,0 +1,1 @@
+"""A small Django application: what the Django suite migrates and queries."""
