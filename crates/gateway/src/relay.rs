@@ -131,8 +131,12 @@ impl Relay {
         if self.to_server.is_empty() {
             return ControlFlow::Continue(moved);
         }
+        let before = self.to_server.len();
         match poll_drain(&mut self.server, &mut self.to_server, cx) {
-            Poll::Ready(Ok(())) | Poll::Pending => ControlFlow::Continue(moved),
+            // Room that a write has made must be followed by a read: nothing else would wake it.
+            Poll::Ready(Ok(())) | Poll::Pending => {
+                ControlFlow::Continue(moved || self.to_server.len() < before)
+            }
             // The server may have said why: its last words are still to be read.
             Poll::Ready(Err(_)) => {
                 self.to_server.clear();
@@ -159,8 +163,11 @@ impl Relay {
         if self.to_client.is_empty() {
             return ControlFlow::Continue(moved);
         }
+        let before = self.to_client.len();
         match poll_drain(&mut self.client, &mut self.to_client, cx) {
-            Poll::Ready(Ok(())) | Poll::Pending => ControlFlow::Continue(moved),
+            Poll::Ready(Ok(())) | Poll::Pending => {
+                ControlFlow::Continue(moved || self.to_client.len() < before)
+            }
             Poll::Ready(Err(_)) => ControlFlow::Break(Event::ClientGone),
         }
     }

@@ -20,6 +20,9 @@ const INSPECTED_LEN_MAX: usize = 64 << 10;
 /// The parameter that tells clients whether writes are possible: on the cluster endpoint they are.
 const IN_HOT_STANDBY: &[u8] = b"in_hot_standby";
 
+/// The parameter that tells how backslashes in string literals are read.
+const STANDARD_STRINGS: &[u8] = b"standard_conforming_strings";
+
 impl Session {
     /// Takes what a server has sent; whether anything was taken.
     pub(crate) fn take_answers(&mut self, leg: Leg) -> bool {
@@ -217,6 +220,8 @@ impl Session {
         if self.parameters.get(name).is_some_and(|known| known == value) {
             return;
         }
+        // Statements are read as with the standard strings; where those are off, reading them may go wrong.
+        self.pinned |= name == STANDARD_STRINGS && value == b"off";
         self.parameters.insert(frame.slice_ref(name), Bytes::copy_from_slice(value));
         build::frame(&mut self.client_out, b'S', |out| {
             build::cstr(out, name);
