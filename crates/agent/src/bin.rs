@@ -78,7 +78,9 @@ pub enum PgBinError {
         problem: String,
     },
     /// Too old or too new.
-    #[error("{dir} holds PostgreSQL {version}; Pangea runs on {MAJOR_MIN} to {MAJOR_MAX}: name another with --pg-bin")]
+    #[error(
+        "{dir} holds PostgreSQL {version}; Pangea runs on {MAJOR_MIN} to {MAJOR_MAX}: name another with --pg-bin"
+    )]
     Unsupported {
         /// The directory.
         dir: PathBuf,
@@ -99,8 +101,9 @@ impl PgBin {
         if let Some(dir) = named {
             return Self::at(&dir);
         }
-        let distribution =
-            (MAJOR_MIN..=MAJOR_MAX).rev().map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
+        let distribution = (MAJOR_MIN..=MAJOR_MAX)
+            .rev()
+            .map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
         let path = std::env::var_os("PATH").unwrap_or_default();
         let candidates: Vec<PathBuf> = distribution.chain(std::env::split_paths(&path)).collect();
         let complete = |dir: &&PathBuf| PROGRAMS.iter().all(|program| dir.join(program).is_file());
@@ -117,10 +120,11 @@ impl PgBin {
             return Err(PgBinError::Incomplete { dir, program });
         }
         let program = dir.join("postgres");
-        let no_version =
-            |problem: String| PgBinError::NoVersion { program: dir.join("postgres"), problem };
-        let output =
-            Command::new(&program).arg("--version").output().map_err(|error| no_version(error.to_string()))?;
+        let no_version = |problem: String| PgBinError::NoVersion { program: dir.join("postgres"), problem };
+        let output = Command::new(&program)
+            .arg("--version")
+            .output()
+            .map_err(|error| no_version(error.to_string()))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = PgVersion::parse(&text)
             .ok_or_else(|| no_version(format!("`postgres --version` printed {:?}", text.trim())))?;

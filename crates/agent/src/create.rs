@@ -21,7 +21,8 @@ use crate::settings::{HBA_TEXT, SETTINGS_FILE, ServerRole, ServerSpec, conninfo}
 /// that comes up before its primary has nothing else to do, and its status says what it waits for.
 const CLONE_PAUSE_MIN: Duration = Duration::from_millis(100);
 const CLONE_PAUSE_MAX: Duration = Duration::from_secs(2);
-const INCLUDE_LINE: &str = "\n# Pangea's settings; the last line of a setting wins.\ninclude = 'pangea.conf'\n";
+const INCLUDE_LINE: &str =
+    "\n# Pangea's settings; the last line of a setting wins.\ninclude = 'pangea.conf'\n";
 const STANDBY_FILE: &str = "standby.signal";
 
 /// Makes the data directory if there is none, checks it if there is one, and writes Pangea's settings.
@@ -66,10 +67,9 @@ fn inspect(pgdata: &Path) -> Result<Found, ServerError> {
         return Ok(Found::Foreign);
     }
     match fs::read_to_string(pgdata.join("PG_VERSION")) {
-        Ok(text) => Ok(Found::Ours {
-            major: text.trim().to_owned(),
-            standby: pgdata.join(STANDBY_FILE).exists(),
-        }),
+        Ok(text) => {
+            Ok(Found::Ours { major: text.trim().to_owned(), standby: pgdata.join(STANDBY_FILE).exists() })
+        }
         Err(_) => Ok(Found::Foreign),
     }
 }
@@ -233,7 +233,11 @@ fn append(path: &Path, text: &str) -> std::io::Result<()> {
 /// Makes a directory that only its owner can enter, or makes an existing one so.
 pub(crate) fn make_private_dir(path: &Path) -> Result<(), ServerError> {
     use std::os::unix::fs::PermissionsExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(ServerError::file("create", path))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(ServerError::file("create", path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
         .map_err(ServerError::file("set the mode of", path))
 }

@@ -18,7 +18,9 @@ pub enum ServerError {
         source: std::io::Error,
     },
     /// The disk is full.
-    #[error("no space left on the disk of {path} while running {action}; nothing was left behind: free some and start again")]
+    #[error(
+        "no space left on the disk of {path} while running {action}; nothing was left behind: free some and start again"
+    )]
     DiskFull {
         /// What was running.
         action: &'static str,
@@ -26,7 +28,9 @@ pub enum ServerError {
         path: PathBuf,
     },
     /// The data directory has files, and not ours.
-    #[error("{path} is not empty and was not made by Pangea; it was not touched: move it away or use another --data-dir")]
+    #[error(
+        "{path} is not empty and was not made by Pangea; it was not touched: move it away or use another --data-dir"
+    )]
     Foreign {
         /// The directory.
         path: PathBuf,
@@ -98,7 +102,9 @@ pub enum ServerError {
         said: String,
     },
     /// A server that an earlier process left running does not stop.
-    #[error("PostgreSQL (process {pid}) of {path} was left running by an earlier process and does not stop: end it, then start again")]
+    #[error(
+        "PostgreSQL (process {pid}) of {path} was left running by an earlier process and does not stop: end it, then start again"
+    )]
     Leftover {
         /// Its process id.
         pid: i32,
@@ -147,7 +153,13 @@ pub(crate) fn last_lines(text: &str) -> String {
     const LINES_MAX: usize = 12;
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(LINES_MAX);
-    lines.get(from..).unwrap_or_default().iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    lines
+        .get(from..)
+        .unwrap_or_default()
+        .iter()
+        .map(|line| format!("  {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The end of a log file; what cannot be read is said instead.

@@ -106,7 +106,9 @@ async fn ask_on(
     // A slow server must look slow, not be cancelled into an error that then hides the reason.
     client.batch_execute("SET statement_timeout = 0").await?;
     loop {
-        let Ok(answer) = tokio::time::timeout(TIMEOUT, client.simple_query(QUERY)).await else { return Ok(()) };
+        let Ok(answer) = tokio::time::timeout(TIMEOUT, client.simple_query(QUERY)).await else {
+            return Ok(());
+        };
         let answer = answer?.iter().find_map(read);
         let waiting = answer.as_ref().is_some_and(|answer| answer.in_recovery && !answer.streaming);
         sender.send_replace(answer);

@@ -40,14 +40,16 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct DataDir {
     /// Directory of the cluster [default: /var/lib/pangea for root, else ~/.local/share/pangea]
-    #[arg(long, env = "PANGEA_DATA_DIR", value_name = "DIR")]
+    #[arg(long, env = "PANGEA_DATA_DIR", value_name = "DIR", global = true)]
     data_dir: Option<PathBuf>,
 }
 
 impl DataDir {
     pub(crate) fn layout(&self) -> Layout {
         let default = || match std::env::var_os("HOME") {
-            Some(home) if !nix::unistd::geteuid().is_root() => PathBuf::from(home).join(".local/share/pangea"),
+            Some(home) if !nix::unistd::geteuid().is_root() => {
+                PathBuf::from(home).join(".local/share/pangea")
+            }
             _ => PathBuf::from("/var/lib/pangea"),
         };
         Layout::new(&self.data_dir.clone().unwrap_or_else(default))

@@ -34,5 +34,7 @@ pub(crate) fn run(args: &Psql) -> anyhow::Result<Exit> {
     }
     // Comes back only when it fails.
     let error = command.args(&args.arguments).exec();
-    Err(error).with_context(|| format!("cannot run {} (install it: apt install postgresql-client)", program.display()))
+    Err(error).with_context(|| {
+        format!("cannot run {} (install it: apt install postgresql-client)", program.display())
+    })
 }

@@ -1,5 +1,10 @@
 //! `pangea region run`.
 
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::sync::Mutex;
+
 use pangea_node::{RegionConfig, RunOptions, StopWith};
 use tracing_subscriber::EnvFilter;
 
@@ -9,19 +14,21 @@ use crate::exit::Exit;
 pub(crate) fn run(args: &RegionRun) -> anyhow::Result<Exit> {
     // Read first: privileges are dropped next, and the file may be for root's eyes only.
     let config = RegionConfig::load(&args.config)?;
-    start_log();
+    start_log()?;
     let stop_with = if args.stop_with_stdin { StopWith::SignalsOrStdin } else { StopWith::Signals };
     pangea_node::run(config, RunOptions { stop_with })?;
     Ok(Exit::Done)
 }
 
 /// Logs go to standard error; `PANGEA_LOG` chooses what, as in `debug` or `pangea_gateway=trace,info`.
-pub(crate) fn start_log() {
-    use std::io::IsTerminal;
+pub(crate) fn start_log() -> std::io::Result<()> {
     let filter = EnvFilter::try_from_env("PANGEA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // The parser (libpg_query) points descriptor 2 elsewhere while it parses: the log has a copy of it.
+    let log = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(Mutex::new(log))
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    Ok(())
 }

@@ -20,7 +20,8 @@ pub(crate) fn run(args: &Status) -> anyhow::Result<Exit> {
         all
     });
     if args.json {
-        let regions: Vec<serde_json::Value> = regions.iter().map(|(entry, status)| json(entry, status)).collect();
+        let regions: Vec<serde_json::Value> =
+            regions.iter().map(|(entry, status)| json(entry, status)).collect();
         let dir = layout.data_dir().display().to_string();
         print_json(&json!({ "cluster": manifest.cluster, "data_dir": dir, "regions": regions }))?;
     } else {

@@ -77,9 +77,11 @@ async fn supervise(args: &Up) -> anyhow::Result<Exit> {
     if args.background {
         leave_terminal(&layout)?;
     } else {
-        say("Ctrl-C stops it and keeps the data; `pangea up` finds it again; `pangea down --delete` removes it.");
+        say(
+            "Ctrl-C stops it and keeps the data; `pangea up` finds it again; `pangea down --delete` removes it.",
+        );
     }
-    region::start_log();
+    region::start_log()?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -131,7 +133,9 @@ async fn statuses(cluster: &Cluster) -> Vec<Option<RegionStatus>> {
 /// Where to connect, for pasting.
 fn url(cluster: &Cluster, port: u16) -> String {
     match cluster.manifest().auth {
-        ClientAuth::Scram => format!("postgresql://postgres:{}@127.0.0.1:{port}/postgres", cluster.password()),
+        ClientAuth::Scram => {
+            format!("postgresql://postgres:{}@127.0.0.1:{port}/postgres", cluster.password())
+        }
         ClientAuth::Trust => format!("postgresql://postgres@127.0.0.1:{port}/postgres"),
     }
 }

@@ -16,11 +16,8 @@ pub(crate) fn run(args: &Wan) -> anyhow::Result<Exit> {
         WanCommand::Cut(ends) => ("cut", Some(link_change(ends, Change::default()))),
         WanCommand::Restore(ends) => ("restore", Some(link_change(ends, Change::default()))),
         WanCommand::Set { ends, rtt, jitter, bandwidth } => {
-            let change = Change {
-                delay_ms: rtt.map(|rtt| rtt / 2.0),
-                jitter_ms: *jitter,
-                bandwidth_mbit: *bandwidth,
-            };
+            let change =
+                Change { delay_ms: rtt.map(|rtt| rtt / 2.0), jitter_ms: *jitter, bandwidth_mbit: *bandwidth };
             ("set", Some(link_change(ends, change)))
         }
     };

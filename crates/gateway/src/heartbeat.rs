@@ -46,8 +46,10 @@ pub(crate) async fn watch_peer(link: Arc<Link>, pulse: watch::Sender<Pulse>) {
             Ok(never) => match never {},
             Err(error) => error,
         };
-        let was_reachable = pulse.send_replace(Pulse { reachable: false, position: None, ..*pulse.borrow() });
-        if was_reachable.reachable {
+        // On a line of its own: a borrow that lives while the value is replaced is a deadlock.
+        let last = *pulse.borrow();
+        pulse.send_replace(Pulse { reachable: false, position: None, ..last });
+        if last.reachable {
             tracing::warn!(peer = %link.region, %error, "peer region does not answer");
         }
         link.report_lost();

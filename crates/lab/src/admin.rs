@@ -112,7 +112,8 @@ fn apply(
     for (from, to) in &ends {
         act(wan.link(from, to).map_err(refused)?).map_err(refused)?;
     }
-    let touched = |status: &LinkStatus| ends.iter().any(|(from, to)| status.from == **from && status.to == **to);
+    let touched =
+        |status: &LinkStatus| ends.iter().any(|(from, to)| status.from == **from && status.to == **to);
     Ok(Json(wan.status().into_iter().filter(touched).collect()))
 }
 

@@ -62,6 +62,8 @@ pub struct ClusterOptions {
     pub os_user: Option<String>,
     /// Further lines for `postgresql.conf` in every region.
     pub postgres_settings: Vec<String>,
+    /// Longest time, in seconds, from a client's connection to its proven identity.
+    pub authentication_timeout_s: u64,
     /// How long all regions together may take to become ready.
     pub ready_timeout: Duration,
 }
@@ -82,6 +84,7 @@ impl ClusterOptions {
             wan_table: None,
             os_user: None,
             postgres_settings: Vec::new(),
+            authentication_timeout_s: RegionConfig::AUTHENTICATION_TIMEOUT_S,
             ready_timeout: Duration::from_secs(120),
         }
     }
@@ -130,11 +133,8 @@ impl Cluster {
         owner.check_can_reach(&layout.data_dir().join("x"))?;
         let pg_bin = options.pg_bin.clone().or_else(|| existing.as_ref()?.pg_bin.clone());
         PgBin::find(pg_bin.as_deref())?;
-        let wan_choice = options
-            .wan
-            .clone()
-            .or_else(|| Some(existing.as_ref()?.wan.clone()))
-            .unwrap_or(WanChoice::Aws);
+        let wan_choice =
+            options.wan.clone().or_else(|| Some(existing.as_ref()?.wan.clone())).unwrap_or(WanChoice::Aws);
         let table = match &options.wan_table {
             Some(table) => Some(table.clone()),
             None => wan_choice.table()?,
@@ -171,7 +171,7 @@ impl Cluster {
             Some(table) => Some(Arc::new(start_wan(&table, &manifest).await?)),
             None => None,
         };
-        let password = write_files(&layout, &owner, &manifest, wan.as_deref(), &options.postgres_settings)?;
+        let password = write_files(&layout, &owner, &manifest, wan.as_deref(), &options)?;
         let admin = admin::start(&layout.admin_socket(), wan.clone())?;
         let processes = manifest.regions.iter().map(|entry| {
             let recipe = Recipe {
@@ -216,7 +216,9 @@ impl Cluster {
                     return Err(ClusterError::NotReady {
                         region: region.region.clone(),
                         waited: timeout,
-                        state: region.step.map_or("its process does not answer".to_owned(), |step| step.detail),
+                        state: region
+                            .step
+                            .map_or("its process does not answer".to_owned(), |step| step.detail),
                         log_dir: self.layout.region(region.region).join("log"),
                     });
                 }
@@ -313,10 +315,9 @@ impl Cluster {
 
     fn process(&self, region: &RegionId) -> Result<&Process, ClusterError> {
         self.manifest.region(region)?;
-        self.processes.get(region).ok_or_else(|| ClusterError::NoRegion {
-            region: region.clone(),
-            known: String::new(),
-        })
+        self.processes
+            .get(region)
+            .ok_or_else(|| ClusterError::NoRegion { region: region.clone(), known: String::new() })
     }
 }
 
@@ -382,7 +383,10 @@ impl Starting<'_> {
     }
 }
 
-fn region_names(options: &ClusterOptions, existing: Option<&Manifest>) -> Result<Vec<RegionId>, ClusterError> {
+fn region_names(
+    options: &ClusterOptions,
+    existing: Option<&Manifest>,
+) -> Result<Vec<RegionId>, ClusterError> {
     let fixed: Option<Vec<RegionId>> =
         existing.map(|manifest| manifest.regions.iter().map(|entry| entry.name.clone()).collect());
     let names = match (options.regions.clone(), fixed) {
@@ -397,11 +401,15 @@ fn region_names(options: &ClusterOptions, existing: Option<&Manifest>) -> Result
             )));
         }
         (Some(names), _) | (None, Some(names)) => names,
-        (None, None) => AWS_REGIONS.iter().take(REGIONS_DEFAULT).filter_map(|name| name.parse().ok()).collect(),
+        (None, None) => {
+            AWS_REGIONS.iter().take(REGIONS_DEFAULT).filter_map(|name| name.parse().ok()).collect()
+        }
     };
     if names.is_empty() || names.len() > REGIONS_MAX {
         let count = names.len();
-        return Err(ClusterError::Options(format!("--regions takes 1 to {REGIONS_MAX} regions, not {count}")));
+        return Err(ClusterError::Options(format!(
+            "--regions takes 1 to {REGIONS_MAX} regions, not {count}"
+        )));
     }
     for (index, name) in names.iter().enumerate() {
         if names.iter().take(index).any(|earlier| earlier == name) {
@@ -460,9 +468,13 @@ fn write_files(
     owner: &Owner,
     manifest: &Manifest,
     wan: Option<&Wan>,
-    settings: &[String],
+    options: &ClusterOptions,
 ) -> Result<String, ClusterError> {
     let ours = Owner(None);
+    // The mark first: from here on the directory is ours, however far this start gets.
+    let text = toml::to_string(manifest)
+        .map_err(|error| ClusterError::Options(format!("the manifest cannot be written: {error}")))?;
+    ours.private_file(&layout.manifest(), &text)?;
     ours.private_dir(&layout.ca_dir())?;
     let authority = authority(layout, &manifest.cluster)?;
     let password = match read_if_any(&layout.password())? {
@@ -484,14 +496,12 @@ fn write_files(
         owner.private_file(&dir.join("tls/cert.pem"), &pem.cert)?;
         owner.private_file(&dir.join("tls/key.pem"), &pem.key)?;
         owner.private_file(&dir.join("initial_password"), &format!("{password}\n"))?;
-        let config = region_config(&dir, manifest, entry, wan, settings)?;
-        let text = toml::to_string(&config)
-            .map_err(|error| ClusterError::Options(format!("the configuration cannot be written: {error}")))?;
+        let config = region_config(&dir, manifest, entry, wan, options)?;
+        let text = toml::to_string(&config).map_err(|error| {
+            ClusterError::Options(format!("the configuration cannot be written: {error}"))
+        })?;
         owner.private_file(&layout.region_config(&entry.name), &text)?;
     }
-    let text = toml::to_string(manifest)
-        .map_err(|error| ClusterError::Options(format!("the manifest cannot be written: {error}")))?;
-    ours.private_file(&layout.manifest(), &text)?;
     Ok(password)
 }
 
@@ -500,7 +510,7 @@ fn region_config(
     manifest: &Manifest,
     entry: &RegionEntry,
     wan: Option<&Wan>,
-    settings: &[String],
+    options: &ClusterOptions,
 ) -> Result<RegionConfig, ClusterError> {
     let mut peers = Vec::new();
     for peer in manifest.regions.iter().filter(|peer| peer.name != entry.name) {
@@ -519,7 +529,7 @@ fn region_config(
         os_user: manifest.os_user.clone(),
         readers: manifest.readers,
         initial_password_file: Some(dir.join("initial_password")),
-        postgres_settings: settings.to_vec(),
+        postgres_settings: options.postgres_settings.clone(),
         listen: ListenConfig {
             cluster: entry.cluster,
             reader: entry.reader,
@@ -533,7 +543,7 @@ fn region_config(
         },
         client_auth: manifest.auth,
         clients_max: RegionConfig::CLIENTS_MAX,
-        authentication_timeout_s: RegionConfig::AUTHENTICATION_TIMEOUT_S,
+        authentication_timeout_s: options.authentication_timeout_s,
         peers,
     })
 }

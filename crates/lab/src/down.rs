@@ -63,7 +63,8 @@ pub async fn down(layout: &Layout) -> Result<Down, ClusterError> {
         if let Ok(pid) = text.trim().parse::<i32>() {
             result = Down::Stopped;
             if told != Some(pid) {
-                let refused = |errno: nix::Error| ClusterError::file("stop the process named in", &path)(errno.into());
+                let refused =
+                    |errno: nix::Error| ClusterError::file("stop the process named in", &path)(errno.into());
                 kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(refused)?;
                 told = Some(pid);
             }

@@ -23,13 +23,17 @@ pub enum ClusterError {
         source: std::io::Error,
     },
     /// The directory has files, and not ours.
-    #[error("{path} is not empty and holds no Pangea cluster; it was not touched: name another with --data-dir")]
+    #[error(
+        "{path} is not empty and holds no Pangea cluster; it was not touched: name another with --data-dir"
+    )]
     Foreign {
         /// The directory.
         path: PathBuf,
     },
     /// There is no cluster.
-    #[error("there is no cluster in {path}: start one with `pangea up`, or name its directory with --data-dir")]
+    #[error(
+        "there is no cluster in {path}: start one with `pangea up`, or name its directory with --data-dir"
+    )]
     NoCluster {
         /// The directory.
         path: PathBuf,
@@ -43,7 +47,9 @@ pub enum ClusterError {
         source: Box<toml::de::Error>,
     },
     /// The marker is of another version of Pangea.
-    #[error("{path} has format {found}, this program knows format {known}: use the version of pangea that wrote it")]
+    #[error(
+        "{path} has format {found}, this program knows format {known}: use the version of pangea that wrote it"
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -141,7 +147,9 @@ pub enum ClusterError {
         known: String,
     },
     /// A supervisor does not stop.
-    #[error("the supervisor (process {pid}) does not stop within {waited:?}: look at its regions with `pangea status`")]
+    #[error(
+        "the supervisor (process {pid}) does not stop within {waited:?}: look at its regions with `pangea status`"
+    )]
     DoesNotStop {
         /// Its process id.
         pid: i32,

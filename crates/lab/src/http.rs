@@ -57,8 +57,7 @@ pub(crate) async fn call<T: DeserializeOwned>(
     path: &str,
     body: Option<Vec<u8>>,
 ) -> Result<T, HttpError> {
-    let exchange =
-        |problem: String| HttpError::Exchange { socket: socket.to_owned(), problem };
+    let exchange = |problem: String| HttpError::Exchange { socket: socket.to_owned(), problem };
     tokio::time::timeout(TIMEOUT, call_unbounded(socket, method, path, body))
         .await
         .unwrap_or_else(|_| Err(exchange(format!("none within {TIMEOUT:?}"))))

@@ -121,7 +121,10 @@ impl Layout {
         if self.manifest().exists() {
             return Ok(());
         }
-        match fs::read_dir(&self.data_dir).map(|mut entries| entries.next().is_some()) {
+        // The lock is taken before the mark is written; a start that failed in between leaves it alone.
+        let lock = self.lock();
+        let foreign = |entry: std::io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path() != lock);
+        match fs::read_dir(&self.data_dir).map(|mut entries| entries.any(foreign)) {
             Ok(true) => Err(ClusterError::Foreign { path: self.data_dir.clone() }),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(ClusterError::file("read", &self.data_dir)(error))
@@ -216,6 +219,8 @@ mod tests {
     fn foreign_directories_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
+        assert!(layout.check_ours_or_empty().is_ok());
+        fs::write(layout.lock(), "1\n").unwrap();
         assert!(layout.check_ours_or_empty().is_ok());
         fs::write(dir.path().join("thesis.tex"), "").unwrap();
         assert!(matches!(layout.check_ours_or_empty(), Err(ClusterError::Foreign { .. })));

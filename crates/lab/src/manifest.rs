@@ -170,8 +170,7 @@ mod tests {
         let layout = Layout::new(dir.path());
         assert!(matches!(Manifest::load(&layout), Err(ClusterError::NoCluster { .. })));
         let at = "127.0.0.1:7400".parse().unwrap();
-        let entry =
-            RegionEntry { name: "a".parse().unwrap(), cluster: at, reader: at, writer: at, link: at };
+        let entry = RegionEntry { name: "a".parse().unwrap(), cluster: at, reader: at, writer: at, link: at };
         let manifest = Manifest {
             format: FORMAT,
             cluster: "pangea".into(),

@@ -21,9 +21,8 @@ pub(crate) fn plan(regions: &[RegionId], base: u16) -> Result<Vec<RegionEntry>, 
         let mut ports = [0; PURPOSES.len()];
         for (offset, (port, purpose)) in ports.iter_mut().zip(PURPOSES).enumerate() {
             let wanted = if base == 0 { 0 } else { number(base, index, offset)? };
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted)).map_err(|_| {
-                ClusterError::PortInUse { port: wanted, purpose, region: region.clone() }
-            })?;
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
+                .map_err(|_| ClusterError::PortInUse { port: wanted, purpose, region: region.clone() })?;
             let address = listener.local_addr().map_err(|_| ClusterError::PortInUse {
                 port: wanted,
                 purpose,

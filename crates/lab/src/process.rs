@@ -218,8 +218,7 @@ mod tests {
     async fn a_process_that_dies_is_told_of_and_can_be_taken_down() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("region.log");
-        let process =
-            Process::new(Recipe { exe: "/bin/false".into(), config: "x".into(), log: log.clone() });
+        let process = Process::new(Recipe { exe: "/bin/false".into(), config: "x".into(), log: log.clone() });
         process.start().await;
         let mut state = process.state.clone();
         state.wait_for(|state| matches!(state, State::Died(_))).await.unwrap();

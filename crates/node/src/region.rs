@@ -274,8 +274,7 @@ fn make_private_dir(path: &Path) -> std::io::Result<()> {
 fn lock(config: &RegionConfig) -> Result<Flock<std::fs::File>, NodeError> {
     let path = config.run_dir().join(LOCK_FILE);
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file =
-        file.map_err(|source| NodeError::Directory { action: "open", path: path.clone(), source })?;
+    let file = file.map_err(|source| NodeError::Directory { action: "open", path: path.clone(), source })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| NodeError::Running { region: config.region.clone(), path: config.data_dir.clone() })
 }
@@ -412,7 +411,13 @@ impl Region {
 
     fn health(&self, answers: bool, streaming: bool) -> (Health, String) {
         let phase = self.phase.borrow().clone();
+        let mut was_ready = lock_state(&self.was_ready);
         let problem = match &phase {
+            // What is a fault later is a stage at first.
+            Phase::Running if !answers && !*was_ready => Some(Phase::Starting.to_string()),
+            Phase::Running if !streaming && !self.is_primary() && !*was_ready => {
+                Some("connecting to the primary".to_owned())
+            }
             Phase::WaitingForPrimary(reason) => Some(format!("{phase}: {reason}")),
             Phase::Running if !answers => Some("PostgreSQL does not answer".to_owned()),
             Phase::Running if !streaming && !self.is_primary() => {
@@ -421,7 +426,6 @@ impl Region {
             Phase::Running => self.readers.iter().find_map(Reader::problem),
             other => Some(other.to_string()),
         };
-        let mut was_ready = lock_state(&self.was_ready);
         match problem {
             None => {
                 *was_ready = true;

@@ -61,7 +61,11 @@ pub(super) async fn carry(client: TcpStream, target: SocketAddr, path: Path) -> 
     Ok(())
 }
 
-async fn delay_line(from: OwnedReadHalf, to: OwnedWriteHalf, direction: Arc<Direction>) -> std::io::Result<()> {
+async fn delay_line(
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    direction: Arc<Direction>,
+) -> std::io::Result<()> {
     let (send, receive) = mpsc::channel(IN_FLIGHT_PIECES_MAX);
     tokio::try_join!(read(from, send, &direction), deliver(to, receive, &direction))?;
     Ok(())

@@ -132,7 +132,9 @@ impl Wan {
         let mut listeners = Vec::new();
         for (from, to, socket) in sockets {
             let ends = (links.get(&(from.clone(), to.clone())), links.get(&(to.clone(), from)));
-            let (Some(forth), Some(back), Some(target)) = (ends.0, ends.1, targets.get(&to)) else { continue };
+            let (Some(forth), Some(back), Some(target)) = (ends.0, ends.1, targets.get(&to)) else {
+                continue;
+            };
             let path = Path { forth: Arc::clone(&forth.direction), back: Arc::clone(&back.direction) };
             listeners.push(tokio::spawn(accept(socket, *target, path)));
         }

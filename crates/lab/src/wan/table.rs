@@ -25,16 +25,16 @@ pub const AWS_REGIONS: [&str; 11] = [
 /// Round-trip times in milliseconds between [`AWS_REGIONS`], in that order: typical public measurements
 /// (medians as published by cloudping-like monitors), rounded. Row n holds the regions after n.
 const AWS_RTT_MS: [&[u16]; 10] = [
-    &[68, 215, 64, 92, 148, 187, 198, 114, 16, 12],  // us-east-1
-    &[174, 127, 25, 202, 122, 256, 177, 68, 79],     // eu-west-1
-    &[163, 160, 69, 57, 93, 326, 216, 205],          // ap-southeast-1
-    &[141, 97, 219, 139, 175, 60, 50],               // us-west-2
-    &[226, 111, 251, 203, 92, 101],                  // eu-central-1
-    &[127, 105, 257, 144, 136],                      // ap-northeast-1
-    &[145, 300, 192, 198],                           // ap-south-1
-    &[312, 198, 189],                                // ap-southeast-2
-    &[125, 123],                                     // sa-east-1
-    &[26],                                           // ca-central-1
+    &[68, 215, 64, 92, 148, 187, 198, 114, 16, 12], // us-east-1
+    &[174, 127, 25, 202, 122, 256, 177, 68, 79],    // eu-west-1
+    &[163, 160, 69, 57, 93, 326, 216, 205],         // ap-southeast-1
+    &[141, 97, 219, 139, 175, 60, 50],              // us-west-2
+    &[226, 111, 251, 203, 92, 101],                 // eu-central-1
+    &[127, 105, 257, 144, 136],                     // ap-northeast-1
+    &[145, 300, 192, 198],                          // ap-south-1
+    &[312, 198, 189],                               // ap-southeast-2
+    &[125, 123],                                    // sa-east-1
+    &[26],                                          // ca-central-1
 ];
 
 /// How two regions are connected.
@@ -269,7 +269,8 @@ mod tests {
         assert_eq!(listed.round_trip, Duration::from_millis(80));
         assert_eq!(listed.bandwidth, Some(100_000_000));
         assert_eq!(table.distance(&region("a"), &region("c")).unwrap().round_trip, Duration::from_millis(5));
-        for bad in ["rtt = 1", "[default]\nrtt_ms = -1", "[default]\nrtt_ms = nan", "[[pair]]\nregions=['a']"] {
+        for bad in ["rtt = 1", "[default]\nrtt_ms = -1", "[default]\nrtt_ms = nan", "[[pair]]\nregions=['a']"]
+        {
             assert!(Table::parse(bad, Path::new("t.toml")).is_err(), "{bad}");
         }
     }
