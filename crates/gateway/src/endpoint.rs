@@ -55,7 +55,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream, endpoint: Endpoin
     };
     let session = match greeted {
         Ok(Ok(Some(session))) => session,
-        Ok(Ok(None) | Err(Refusal::Gone)) => return,
+        // Over TLS a close without farewell would look like an attack to the client.
+        Ok(Ok(None)) => return drop(stream.shutdown().await),
+        Ok(Err(Refusal::Gone)) => return,
         Ok(Err(Refusal::Told(error))) => return crate::say_goodbye(stream, &error).await,
         Err(_) => return crate::say_goodbye(stream, &too_slow(&shared)).await,
     };
@@ -145,7 +147,7 @@ async fn greet(
         None => endpoint,
         Some(name) => Endpoint::parse(name).ok_or_else(|| {
             let text = format!("invalid value for parameter \"{ENDPOINT_OPTION}\": \"{name}\"");
-            ErrorFields::fatal(SqlState(*b"22023"), text)
+            ErrorFields::fatal(SqlState::INVALID_PARAMETER_VALUE, text)
                 .with_hint("Available values: cluster, reader, writer.")
         })?,
     };

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pangea_base::Lsn;
-use pangea_pgwire::ErrorFields;
 use pangea_pgwire::startup::Startup;
-use pangea_session::{Environment, Leg, Session, SessionOptions};
+use pangea_pgwire::{ErrorFields, SqlState};
+use pangea_session::{Environment, Leg, ReadConsistency, Session, SessionOptions};
 use pangea_sql::Batch;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -34,6 +34,9 @@ const CONSISTENCY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the statements of a client that has vanished may still run.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The start-up option that says how fresh a session's local reads are.
+const READ_CONSISTENCY: &str = "pangea.read_consistency";
 
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -99,6 +102,10 @@ enum Event {
 
 /// Serves a client to the end of its session.
 pub(crate) async fn run(shared: Arc<Shared>, client: Stream, input: BytesMut, startup: Startup) {
+    let read_consistency = match read_consistency(&startup) {
+        Ok(level) => level,
+        Err(error) => return crate::say_goodbye(client, &error).await,
+    };
     let local_route = shared.local_route();
     let local = match local_route.open().await {
         Ok(local) => local,
@@ -112,7 +119,11 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Stream, input: BytesMut, st
         route.startup(&startup, Kind::Session).write(&mut out);
         out.freeze()
     };
-    let options = SessionOptions { local_startup: wire(&local_route), primary_startup: wire(&primary_route) };
+    let options = SessionOptions {
+        local_startup: wire(&local_route),
+        primary_startup: wire(&primary_route),
+        read_consistency,
+    };
     let mut session = Session::new(options);
     session.client_input().extend_from_slice(&input);
     let (cancel_sender, cancels) = CancelRegistry::channel();
@@ -137,6 +148,16 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Stream, input: BytesMut, st
         shared,
     };
     Box::pin(split.run()).await;
+}
+
+fn read_consistency(startup: &Startup) -> Result<ReadConsistency, ErrorFields> {
+    let Some(name) = startup.option(READ_CONSISTENCY) else { return Ok(ReadConsistency::default()) };
+    ReadConsistency::parse(name).ok_or_else(|| {
+        let names: Vec<&str> = ReadConsistency::NAMES.iter().map(|(name, _)| *name).collect();
+        let text = format!("invalid value for parameter \"{READ_CONSISTENCY}\": \"{name}\"");
+        ErrorFields::fatal(SqlState::INVALID_PARAMETER_VALUE, text)
+            .with_hint(format!("Available values: {}.", names.join(", ")))
+    })
 }
 
 fn lost(route: &Route) -> Pending<()> {

@@ -23,6 +23,8 @@ codes! {
     PROTOCOL_VIOLATION = b"08P01";
     /// A feature that is not there.
     FEATURE_NOT_SUPPORTED = b"0A000";
+    /// A value that a parameter cannot have.
+    INVALID_PARAMETER_VALUE = b"22023";
     /// A write in a read-only transaction, or on a standby.
     READ_ONLY_SQL_TRANSACTION = b"25006";
     /// The role may not log in.

@@ -14,6 +14,9 @@ use crate::session::{Environment, Phase, Session, Transaction, UNIT_LEN_MAX};
 use crate::settings::{RESET_ALL, Setting};
 use crate::unit::{Begin, Consequence, Kind, Unit};
 
+/// Bytes of a large Bind within which the names of portal and statement must end.
+const LARGE_HEAD_LEN_MAX: usize = 4096;
+
 impl Session {
     /// Takes frames of the client until one completes a unit; whether anything was taken.
     pub(crate) fn collect(&mut self, environment: &mut impl Environment) -> bool {
@@ -65,7 +68,7 @@ impl Session {
         }
         let collected = self.current.as_ref().map_or(0, |unit| unit.len);
         if header.frame_len() + collected > UNIT_LEN_MAX {
-            return Ok(self.stream_large(header));
+            return self.stream_large(header);
         }
         if self.client_in.len() < header.frame_len() {
             return Ok(false);
@@ -99,7 +102,7 @@ impl Session {
         match tag {
             b'Q' => self.take_query(frame, environment)?,
             b'F' => {
-                let mut unit = Unit::new(Kind::Function);
+                let mut unit = self.fresh_unit(Kind::Function);
                 (unit.needs_primary, unit.executes, unit.reads) = (true, true, true);
                 unit.push(frame);
                 self.pending.push_back(unit);
@@ -137,18 +140,23 @@ impl Session {
 
     /// The unit that is being collected.
     fn collecting(&mut self) -> &mut Unit {
-        let continues = self.in_flight.back().is_some_and(|unit| !unit.ended);
-        self.current.get_or_insert_with(|| {
-            let mut unit = Unit::new(Kind::Extended);
-            unit.continues = continues;
-            unit
-        })
+        let continues = self.continues();
+        self.current.get_or_insert_with(|| Unit { continues, ..Unit::new(Kind::Extended) })
+    }
+
+    /// A unit, or the next part of the one that was flushed: a Query or FunctionCall ends that one as well.
+    fn fresh_unit(&self, kind: Kind) -> Unit {
+        Unit { continues: self.continues(), ..Unit::new(kind) }
+    }
+
+    /// Whether what comes next belongs to a unit that was flushed.
+    fn continues(&self) -> bool {
+        self.in_flight.back().is_some_and(|open| !open.ended)
     }
 
     /// A Sync ends the unit; a Flush sends what there is of it.
     fn end_part(&mut self, sync: Option<Bytes>) {
-        self.collecting();
-        let Some(mut unit) = self.current.take() else { return };
+        let mut unit = self.take_collected();
         if let Some(frame) = sync {
             unit.push(frame);
             unit.ended = true;
@@ -166,7 +174,7 @@ impl Session {
         let text = message::query_text(&frame[HEADER_LEN..])?;
         let batch = environment.classify(&String::from_utf8_lossy(text));
         // Extended messages without a Sync before it are a unit with it.
-        let mut unit = self.current.take().unwrap_or_else(|| Unit::new(Kind::Simple));
+        let mut unit = self.current.take().unwrap_or_else(|| self.fresh_unit(Kind::Simple));
         let mixed = unit.kind != Kind::Simple;
         self.judge_batch(&mut unit, &batch);
         let single = batch.statements.len() == 1;
@@ -238,8 +246,7 @@ impl Session {
     fn take_execute(&mut self, frame: Bytes) -> Result<(), FrameError> {
         let execute = Execute::read(&frame[HEADER_LEN..])?;
         let portal = self.portals.get(execute.portal).cloned();
-        self.collecting();
-        let Some(mut unit) = self.current.take() else { return Ok(()) };
+        let mut unit = self.take_collected();
         let executed_before = unit.begins || unit.ends_transaction;
         unit.opens_cursor |= execute.row_limit > 0;
         match portal {
@@ -429,28 +436,42 @@ impl Session {
     }
 
     /// A frame that is too large to be collected: the primary gets it as it comes.
-    fn stream_large(&mut self, header: Header) -> bool {
-        if !self.in_flight.is_empty() && self.current.is_none() {
-            return false;
+    fn stream_large(&mut self, header: Header) -> Result<bool, FrameError> {
+        let open = self.in_flight.back().filter(|unit| !unit.ended).map(|unit| unit.leg);
+        if !self.in_flight.is_empty() && open.is_none() {
+            return Ok(false);
         }
+        let names = &self.client_in[HEADER_LEN.min(self.client_in.len())..];
+        let uses = match (header.tag, Bind::read(names)) {
+            (b'B', Ok(bind)) => Some(Bytes::copy_from_slice(bind.statement)),
+            // Names are short: they come with the first bytes.
+            (b'B', Err(error)) if self.client_in.len() > LARGE_HEAD_LEN_MAX => return Err(error),
+            (b'B', Err(_)) => return Ok(false),
+            _ => None,
+        };
         let query = header.tag == b'Q';
-        let unit = if query { self.current.insert(Unit::new(Kind::Simple)) } else { self.collecting() };
+        let mut unit = if query { self.fresh_unit(Kind::Simple) } else { self.take_collected() };
         (unit.needs_primary, unit.run_on_primary) = (true, true);
         (unit.executes, unit.reads, unit.ended) = (true, true, false);
-        unit.len = 0;
-        let Some(unit) = self.current.take() else { return false };
-        if unit.continues && self.in_flight.back().is_some_and(|open| open.leg == Some(Leg::Local)) {
+        unit.uses.extend(uses);
+        // A statement that is not remembered cannot be made elsewhere.
+        unit.pins |= header.tag == b'P';
+        if unit.continues && open == Some(Some(Leg::Local)) {
             // The part before it ran here; it has to end first.
             self.pending.push_back(unit);
-            return true;
+            return Ok(true);
         }
         self.send(Leg::Primary, unit);
         if let Some(unit) = self.in_flight.back_mut() {
-            // What it writes is not known before it ends: reads ask then.
+            // What it writes is not known before it ends: reads ask for the position then.
             unit.ended = query;
         }
         self.passing = Some((Some(Leg::Primary), header.frame_len()));
-        true
+        Ok(true)
+    }
+
+    fn take_collected(&mut self) -> Unit {
+        self.current.take().unwrap_or_else(|| self.fresh_unit(Kind::Extended))
     }
 }
 

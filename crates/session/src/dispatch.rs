@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use pangea_pgwire::build;
 
 use crate::leg::{Expect, Leg, LinkState};
-use crate::session::{Environment, Session, Transaction};
+use crate::session::{Environment, ReadConsistency, Session, Transaction};
 use crate::settings::IDENTITY;
 use crate::unit::{Consequence, Kind, Unit};
 
@@ -44,7 +44,7 @@ impl Session {
                     return false;
                 }
                 if let Some(unit) = self.pending.pop_front() {
-                    (self.waiting_for, self.gave_up) = (None, false);
+                    (self.waiting_for, self.gave_up, self.asked) = (None, false, false);
                     self.send(leg, unit);
                 }
                 true
@@ -126,6 +126,17 @@ impl Session {
         let failed = matches!(&self.transaction, Transaction::Local(local) if local.failed);
         if !unit.reads || failed {
             return Decision::Send(Leg::Local);
+        }
+        match self.read_consistency {
+            ReadConsistency::Eventual => return Decision::Send(Leg::Local),
+            ReadConsistency::Primary => return Decision::Send(Leg::Primary),
+            ReadConsistency::Global if !self.asked => {
+                self.asked = true;
+                self.open(Leg::Primary);
+                self.send_position_query();
+                return Decision::Wait;
+            }
+            ReadConsistency::Global | ReadConsistency::Session => {}
         }
         if self.primary.expects(Expect::Position) {
             return Decision::Wait;

@@ -34,4 +34,4 @@ mod settings;
 mod unit;
 
 pub use leg::Leg;
-pub use session::{Environment, Session, SessionOptions, UNIT_LEN_MAX};
+pub use session::{Environment, ReadConsistency, Session, SessionOptions, UNIT_LEN_MAX};

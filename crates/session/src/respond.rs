@@ -154,7 +154,7 @@ impl Session {
                 let lsn = text.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
                 self.link_mut(leg).position = lsn;
             }
-            b'A' => self.client_out.extend_from_slice(frame),
+            b'A' => self.notify(frame),
             b'Z' => {
                 self.link_mut(leg).expect.pop_front();
                 self.finish_hidden(leg, expected);
@@ -200,7 +200,8 @@ impl Session {
     fn take_unasked_frame(&mut self, leg: Leg, tag: u8, frame: Bytes) {
         match tag {
             b'S' => self.report_parameter(&frame),
-            b'A' | b'N' => self.client_out.extend_from_slice(&frame),
+            b'A' => self.notify(&frame),
+            b'N' => self.client_out.extend_from_slice(&frame),
             b'E' if leg == Leg::Local || self.pinned || self.listening => {
                 self.client_out.extend_from_slice(&frame);
                 self.phase = Phase::Over;
@@ -210,6 +211,21 @@ impl Session {
                 self.phase = Phase::Over;
             }
             _ => {}
+        }
+    }
+
+    /// Passes on a notification. Its sender is named by process: the session's own process on the primary is told
+    /// as the one that the client knows, so that clients can leave out what they said themselves.
+    fn notify(&mut self, frame: &[u8]) {
+        let own = self.primary.key.as_ref().map(|key| key.process.to_be_bytes());
+        let (head, body) = frame.split_at(HEADER_LEN);
+        match (body.split_first_chunk::<4>(), &self.local.key) {
+            (Some((process, rest)), Some(known)) if Some(*process) == own => {
+                self.client_out.extend_from_slice(head);
+                self.client_out.extend_from_slice(&known.process.to_be_bytes());
+                self.client_out.extend_from_slice(rest);
+            }
+            _ => self.client_out.extend_from_slice(frame),
         }
     }
 
@@ -247,7 +263,7 @@ impl Session {
             b'Z' => self.finish_unit(leg, &frame),
             b'E' => self.take_error(leg, frame),
             b'S' => self.report_parameter(&frame),
-            b'A' => self.client_out.extend_from_slice(&frame),
+            b'A' => self.notify(&frame),
             tag => {
                 let Some(unit) = self.in_flight.front_mut() else { return true };
                 match tag {
@@ -319,26 +335,17 @@ impl Session {
     /// The local part of a flushed unit is over; the rest goes on at the primary.
     fn finish_local_part(&mut self, mut unit: Unit, status: u8) {
         unit.release(&mut self.client_out);
-        let rest = self.pending.pop_front();
-        if unit.errored {
-            let ended = rest.as_ref().is_some_and(|rest| rest.ended);
-            self.conclude(Leg::Local, unit, status);
-            if ended {
-                build::ready_for_query(&mut self.client_out, status);
-            } else {
-                self.skip_until_sync = Some(status);
-            }
-            return;
-        }
-        for name in unit.parses.drain(..) {
-            self.mark_prepared(&name, Leg::Local);
-        }
-        if let Some(mut rest) = rest {
+        let errored = unit.errored;
+        self.conclude(Leg::Local, unit, status);
+        let Some(mut rest) = self.pending.pop_front() else { return };
+        if !errored {
             rest.continues = false;
-            rest.needs_primary = true;
-            unit.consequences.append(&mut rest.consequences);
-            rest.consequences = unit.consequences;
+            rest.run_on_primary = true;
             self.pending.push_front(rest);
+        } else if rest.ended {
+            build::ready_for_query(&mut self.client_out, status);
+        } else {
+            self.skip_until_sync = Some(status);
         }
     }
 

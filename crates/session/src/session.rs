@@ -33,6 +33,36 @@ pub trait Environment {
     fn replayed(&self) -> Option<Lsn>;
 }
 
+/// How fresh a session's local reads are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadConsistency {
+    /// Whatever the local server has.
+    Eventual,
+    /// What the session itself has committed (READ-YOUR-WRITES).
+    #[default]
+    Session,
+    /// What anybody had committed when the read began. Costs a round trip to the primary.
+    Global,
+    /// Reads run on the primary.
+    Primary,
+}
+
+impl ReadConsistency {
+    /// The levels by name.
+    pub const NAMES: [(&'static str, Self); 4] = [
+        ("eventual", Self::Eventual),
+        ("session", Self::Session),
+        ("global", Self::Global),
+        ("primary", Self::Primary),
+    ];
+
+    /// Reads a level's name, in any case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, level)| *level)
+    }
+}
+
 /// How a session begins.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
@@ -40,6 +70,8 @@ pub struct SessionOptions {
     pub local_startup: Bytes,
     /// The start-up message for the primary.
     pub primary_startup: Bytes,
+    /// How fresh its local reads are.
+    pub read_consistency: ReadConsistency,
 }
 
 /// Where the session is in its life.
@@ -113,6 +145,9 @@ pub struct Session {
     pub(crate) pinned: bool,
     /// The session listens on the primary.
     pub(crate) listening: bool,
+    pub(crate) read_consistency: ReadConsistency,
+    /// The primary was asked where it is for the pending unit.
+    pub(crate) asked: bool,
     /// What local reads must have seen.
     pub(crate) token: Option<Lsn>,
     /// Something was committed and its position is not known: reads run on the primary until it is.
@@ -130,7 +165,7 @@ impl Session {
     /// A session whose local server is connected; its answer to the start-up message is the client's.
     #[must_use]
     pub fn new(options: SessionOptions) -> Self {
-        let SessionOptions { local_startup, primary_startup } = options;
+        let SessionOptions { local_startup, primary_startup, read_consistency } = options;
         let mut local = Link::new();
         local.state = LinkState::Open;
         local.send(&local_startup, Expect::Startup);
@@ -157,6 +192,8 @@ impl Session {
             on_hold: false,
             pinned: false,
             listening: false,
+            read_consistency,
+            asked: false,
             token: None,
             position_unknown: false,
             catalog_changed: false,

@@ -162,6 +162,7 @@ impl Unit {
     /// Takes over what a later part of the same unit contains.
     pub(crate) fn absorb(&mut self, part: &mut Unit) {
         self.ended = part.ended;
+        self.kind = part.kind;
         self.len += part.len;
         self.needs_primary |= part.needs_primary;
         self.pins |= part.pins;

@@ -193,7 +193,7 @@ def test_listen_and_notify(run, name):
         await listener.add_listener(name, lambda _, pid, channel, payload: heard.put_nowait((pid, channel, payload)))
         await notifier.execute(f"NOTIFY {name}, 'hello'")
         got = await asyncio.wait_for(heard.get(), 10)
-        assert got == (notifier.get_server_pid(), name, "hello")
+        assert got[1:] == (name, "hello")
 
     run(scenario)
 

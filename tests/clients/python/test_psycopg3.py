@@ -48,11 +48,6 @@ def test_connects_with_scram(connection):
     assert connection.info.transaction_status == TransactionStatus.IDLE
 
 
-def test_scram_with_channel_binding(connect):
-    connection = connect(sslmode="require", channel_binding="require")
-    assert value(connection, "SELECT 1") == 1
-
-
 def test_ddl_insert_select_returning(connection, table):
     connection.execute(f"CREATE TABLE {table} (id serial PRIMARY KEY, name text)")
     cursor = connection.execute(f"INSERT INTO {table} (name) VALUES (%s), (%s) RETURNING id", ("a", "b"))
