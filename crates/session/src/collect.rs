@@ -119,9 +119,12 @@ impl Session {
                 self.collecting().push(frame);
             }
             b'C' => {
-                if let Target::Statement(name) = Target::read(&frame[HEADER_LEN..])? {
-                    let name = frame.slice_ref(name);
-                    self.collecting().closes.push(name);
+                match Target::read(&frame[HEADER_LEN..])? {
+                    Target::Statement(name) => {
+                        let name = frame.slice_ref(name);
+                        self.collecting().closes.push(name);
+                    }
+                    Target::Portal(name) => drop(self.portals.remove(name)),
                 }
                 self.collecting().push(frame);
             }
@@ -193,13 +196,15 @@ impl Session {
     }
 
     fn take_parse(&mut self, frame: Bytes, environment: &mut impl Environment) -> Result<(), FrameError> {
-        let parse = Parse::read(&frame[HEADER_LEN..])?;
-        let name = frame.slice_ref(parse.statement);
+        // A copy: what is remembered must not keep the buffer that it was read into.
+        let kept = Bytes::copy_from_slice(&frame);
+        let parse = Parse::read(&kept[HEADER_LEN..])?;
+        let name = kept.slice_ref(parse.statement);
         let batch = environment.classify(&String::from_utf8_lossy(parse.text));
         let statement = Prepared {
-            origin: Origin::Parse(frame.clone()),
-            text: frame.slice_ref(parse.text),
-            types: frame.slice_ref(parse.types),
+            text: kept.slice_ref(parse.text),
+            types: kept.slice_ref(parse.types),
+            origin: Origin::Parse(kept.clone()),
             batch,
             on: [false; 2],
         };
@@ -289,7 +294,7 @@ impl Session {
             Effect::Prepare { name, inner } => {
                 let batch = Batch { statements: vec![(**inner).clone()], ..Batch::default() };
                 let prepared = Prepared {
-                    origin: Origin::Sql(wire.clone()),
+                    origin: Origin::Sql(Bytes::copy_from_slice(wire)),
                     text: Bytes::new(),
                     types: Bytes::new(),
                     batch: Arc::new(batch),
@@ -364,8 +369,12 @@ impl Session {
         match self.statements.get(name) {
             Some(prepared) => {
                 let batch = prepared.batch.clone();
-                unit.needs_primary |= batch.needs_primary();
-                unit.pins |= batch.pins();
+                // A setting made by EXECUTE could be made elsewhere only together with its statement.
+                let sets = batch.statements.iter().any(|inner| {
+                    matches!(inner.effect, Effect::Set { .. } | Effect::ResetAll | Effect::Load)
+                });
+                unit.needs_primary |= batch.needs_primary() || sets;
+                unit.pins |= batch.pins() || sets;
                 unit.reads_session_state |= batch.statements.iter().any(|inner| inner.reads_session_state);
                 unit.changes_catalog |= batch.statements.iter().any(|inner| inner.effect == Effect::Ddl);
             }
@@ -481,7 +490,9 @@ fn judged_by_effect(effect: &Effect) -> bool {
 }
 
 fn set(unit: &mut Unit, key: String, wire: &Bytes) {
-    unit.consequences.push(Consequence::Set(Setting { key, wire: wire.clone() }));
+    // A copy: what is remembered must not keep the buffer that it was read into.
+    let wire = Bytes::copy_from_slice(wire);
+    unit.consequences.push(Consequence::Set(Setting { key, wire }));
 }
 
 fn begin(wire: &Bytes, start: bool, read_only: Option<bool>, isolation: Option<Isolation>) -> Begin {

@@ -120,6 +120,7 @@ impl Session {
             }
             b'E' if leg == Leg::Primary => return self.refuse_on_primary(&frame),
             b'S' if leg == Leg::Local => return self.report_parameter(&frame),
+            b'E' => self.phase = Phase::Over,
             _ => {}
         }
         if leg == Leg::Local {

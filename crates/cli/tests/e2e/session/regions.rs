@@ -1,6 +1,6 @@
 //! Three regions, one database.
 
-use crate::support::{AP, EU, Lab, US, eventually};
+use crate::support::{AP, Database, EU, Lab, US, eventually};
 
 pub(super) async fn a_table_made_in_one_region_is_used_in_the_others(lab: &Lab) {
     let ap = lab.connect(AP).await;
@@ -122,7 +122,7 @@ pub(super) async fn the_three_endpoints(lab: &Lab) {
     eu.run("CREATE TABLE doors (id int)").await;
     eu.expect(recovery, "f").await;
     for region in [US, EU, AP] {
-        let writer = crate::support::Database::tcp(lab.entry(region).writer, lab.cluster.password());
+        let writer = Database::tcp(lab.entry(region).writer, lab.cluster.password());
         let writer = writer.connect().await;
         writer.expect(recovery, "f").await;
         writer.run("INSERT INTO doors VALUES (1)").await;
@@ -130,11 +130,10 @@ pub(super) async fn the_three_endpoints(lab: &Lab) {
         reader.expect(recovery, if region == US { "f" } else { "t" }).await;
         eventually("the reader knows the table", async || reader.try_text("TABLE doors").await.ok()).await;
         assert_eq!(reader.fails("INSERT INTO doors VALUES (2)").await, "25006", "{region}");
-        // The option chooses whatever the port says.
         let mut database = lab.reader(region);
         database.0.options("-c application_name=by_option");
         database.connect().await.expect("SHOW application_name", "by_option").await;
     }
-    eu.expect("SELECT count(*) FROM doors", 3).await;
+    lab.connect(US).await.expect("SELECT count(*) FROM doors", 3).await;
     eu.run("DROP TABLE doors").await;
 }

@@ -205,6 +205,18 @@ impl Lab {
         self.at(region).connect().await
     }
 
+    /// Waits until a region's server executes `pg_sleep` for a session with this name.
+    pub(crate) async fn sleeping(&self, region: &str, name: &str) {
+        let query = format!(
+            "SELECT 1 FROM pg_stat_activity WHERE application_name = '{name}' AND wait_event = 'PgSleep'"
+        );
+        let server = self.server(region).connect().await;
+        eventually(&format!("{name} sleeps in {region}"), async || {
+            (server.text(&query).await == "1").then_some(())
+        })
+        .await;
+    }
+
     /// Process id of a region.
     pub(crate) async fn pid(&self, region: &str) -> u32 {
         self.cluster.status(&id(region)).await.unwrap().pid
