@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub(crate) struct Catalogs {
 pub(crate) struct DatabaseCatalog {
     state: Mutex<State>,
     wanted: Notify,
+    version: AtomicU64,
     /// Grows with each attempt to look.
     looks: watch::Sender<u64>,
 }
@@ -96,7 +98,12 @@ impl DatabaseCatalog {
     fn new() -> Self {
         let state =
             State { catalog: Arc::default(), covers: None, needed: None, cache: Cache::new(CACHE_BYTES) };
-        Self { state: Mutex::new(state), wanted: Notify::new(), looks: watch::channel(0).0 }
+        Self {
+            state: Mutex::new(state),
+            wanted: Notify::new(),
+            version: AtomicU64::new(1),
+            looks: watch::channel(0).0,
+        }
     }
 
     /// What a statement's text does.
@@ -117,6 +124,11 @@ impl DatabaseCatalog {
             state.cache.insert(text, batch.clone());
         }
         batch
+    }
+
+    /// Changes with what is known of the catalogue.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Whether the catalogue is at least as new as this position. When not, it is looked at again soon.
@@ -210,6 +222,7 @@ impl Reader {
             if let Some(fresh) = fresh {
                 state.catalog = fresh;
                 state.cache.clear();
+                catalog.version.fetch_add(1, Ordering::Release);
             }
             state.covers = covers;
         }

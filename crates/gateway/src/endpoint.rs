@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{self, Refusal};
 use crate::config::Auth;
-use crate::links::{Kind, Route};
+use crate::links::{Generation, Kind, Route};
 use crate::relay::{Ends, Relay};
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -194,7 +194,9 @@ fn startup_error(error: startup::StartupError) -> ErrorFields {
     let code = match error {
         startup::StartupError::NoUser => SqlState::INVALID_AUTHORIZATION,
         startup::StartupError::Version(_) => SqlState::FEATURE_NOT_SUPPORTED,
-        startup::StartupError::Length | startup::StartupError::Layout => SqlState::PROTOCOL_VIOLATION,
+        startup::StartupError::Length
+        | startup::StartupError::Layout
+        | startup::StartupError::Repeated(_) => SqlState::PROTOCOL_VIOLATION,
     };
     ErrorFields::fatal(code, error.to_string())
 }
@@ -240,7 +242,8 @@ async fn run(shared: Arc<Shared>, stream: Stream, input: BytesMut, session: Sess
         Endpoint::Writer => shared.primary_route(),
         Endpoint::Cluster => return crate::split::run(shared, stream, input, startup).await,
     };
-    relay(shared, stream, input, startup, route, Kind::Session).await;
+    let generation = route.generation();
+    relay(shared, stream, input, startup, route, generation, Kind::Session).await;
 }
 
 /// Makes sessions read-only by default, as on a standby.
@@ -252,16 +255,16 @@ fn read_only(startup: &mut Startup) {
     }
 }
 
-/// Connects a client to one server and passes everything through.
+/// Connects a client to one server and passes everything through. The session ends when `generation` is lost.
 pub(crate) async fn relay(
     shared: Arc<Shared>,
     client: Stream,
     input: BytesMut,
     startup: Startup,
     route: Route,
+    generation: Generation,
     kind: Kind,
 ) {
-    let generation = route.generation();
     let server = match route.open().await {
         Ok(server) => server,
         Err(error) => return crate::say_goodbye(client, &unreachable(&route, &error)).await,

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::links::{Kind, parameter};
+use crate::links::{Generation, Kind, parameter};
 use crate::shared::Shared;
 use crate::stream::Stream;
 
@@ -74,8 +74,12 @@ async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: St
     if !shared.is_primary() || epoch != shared.config.epoch {
         return crate::say_goodbye(stream, &wrong_primary(&shared, epoch)).await;
     }
+    // A region that has vanished does not say so on its connections: its sessions must not keep their locks.
+    let origin = startup.get(parameter::ORIGIN).and_then(|name| shared.links.get(&name.parse().ok()?));
+    let generation = origin.map_or_else(Generation::never, |link| link.generation());
+    let route = shared.local_route();
     shared.forwarded.fetch_add(1, Ordering::Relaxed);
-    crate::endpoint::relay(shared.clone(), stream, input, startup, shared.local_route(), kind).await;
+    crate::endpoint::relay(shared.clone(), stream, input, startup, route, generation, kind).await;
     shared.forwarded.fetch_sub(1, Ordering::Relaxed);
 }
 

@@ -158,6 +158,11 @@ impl Link {
         }
     }
 
+    /// Tells when the peer is lost from now on.
+    pub(crate) fn generation(&self) -> Generation {
+        Generation(Some(self.lost.subscribe()))
+    }
+
     /// The peer does not answer: ends what runs over the link.
     pub(crate) fn report_lost(&self) {
         self.warm().clear();
@@ -226,8 +231,8 @@ impl Route {
     /// Tells when the link is lost from now on.
     pub(crate) fn generation(&self) -> Generation {
         match self {
-            Self::Local(_) => Generation(None),
-            Self::Link(link) => Generation(Some(link.lost.subscribe())),
+            Self::Local(_) => Generation::never(),
+            Self::Link(link) => link.generation(),
         }
     }
 }
@@ -237,6 +242,11 @@ impl Route {
 pub(crate) struct Generation(Option<watch::Receiver<u64>>);
 
 impl Generation {
+    /// Is never lost.
+    pub(crate) fn never() -> Self {
+        Self(None)
+    }
+
     /// Returns when the link has been lost since this value was made; else never.
     pub(crate) async fn lost(&mut self) {
         let changed = match &mut self.0 {

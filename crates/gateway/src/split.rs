@@ -77,6 +77,10 @@ impl Environment for World<'_> {
         self.catalog.classify(text)
     }
 
+    fn catalog_version(&self) -> u64 {
+        self.catalog.version()
+    }
+
     fn catalog_covers(&mut self, lsn: Lsn) -> bool {
         self.catalog.covers(lsn)
     }
@@ -357,10 +361,16 @@ impl Split {
     fn poll_server(&mut self, leg: Leg, cx: &mut Context<'_>) -> bool {
         let stream = match leg {
             Leg::Local => &mut self.local,
-            Leg::Primary => match &mut self.primary {
-                Some(stream) => stream,
-                None => return false,
-            },
+            Leg::Primary => {
+                if !self.session.primary_is_open() {
+                    // The session has given it up: what is asked for next is for another connection.
+                    self.primary = None;
+                }
+                match &mut self.primary {
+                    Some(stream) => stream,
+                    None => return false,
+                }
+            }
         };
         let mut moved = false;
         let output = self.session.server_output(leg);

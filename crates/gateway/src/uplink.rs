@@ -11,6 +11,7 @@ use pangea_pgwire::startup::{FirstPacket, parse_first_packet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
+use crate::endpoint::relay;
 use crate::links::Kind;
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -26,8 +27,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, unix: UnixStream) {
                 match packet {
                     FirstPacket::Startup(startup) => {
                         let route = shared.primary_route();
-                        return crate::endpoint::relay(shared, stream, input, startup, route, Kind::Uplink)
-                            .await;
+                        let generation = route.generation();
+                        return relay(shared, stream, input, startup, route, generation, Kind::Uplink).await;
                     }
                     FirstPacket::Cancel(key) => return shared.cancels.cancel(&key).await,
                     FirstPacket::SslRequest | FirstPacket::GssEncRequest => {

@@ -73,6 +73,9 @@ pub enum StartupError {
     /// Names and values are not pairs of C strings with a terminator, or are not UTF-8.
     #[error("invalid startup packet layout: expected terminator as last byte")]
     Layout,
+    /// A parameter is given twice. PostgreSQL would take the last; whoever reads the first is deceived.
+    #[error("startup packet gives parameter \"{0}\" more than once")]
+    Repeated(String),
     /// A start-up message names no user.
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
@@ -128,6 +131,9 @@ fn parse_startup(code: u32, body: &[u8]) -> Result<Startup, StartupError> {
             let value = strings.next().ok_or(StartupError::Layout)?;
             if name.is_empty() {
                 return Err(StartupError::Layout);
+            }
+            if parameters.iter().any(|(known, _): &(String, String)| known == name) {
+                return Err(StartupError::Repeated(name.to_owned()));
             }
             parameters.push((name.to_owned(), value.to_owned()));
         }
@@ -270,6 +276,9 @@ mod tests {
         let two = Err(StartupError::Version(Version { major: 2, minor: 0 }));
         assert_eq!(parse_first_packet(b"\0\0\0\x09\0\x02\0\0\0"), two);
         assert_eq!(parse_first_packet(b"\0\0\0\x0c\0\x03\0\0ab\0\0"), Err(StartupError::Layout));
+        let twice = b"\0\0\0\x1b\0\x03\0\0user\0a\0user\0pg\0\0\0";
+        let twice = &[&[0, 0, 0, twice.len() as u8 - 1][..], &twice[4..twice.len() - 1]].concat();
+        assert_eq!(parse_first_packet(twice), Err(StartupError::Repeated("user".to_owned())));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use pangea_pgwire::frame::{FrameError, HEADER_LEN, Header, frontend_header};
 use pangea_pgwire::message::{self, Bind, Execute, Parse, Target};
 use pangea_pgwire::{ErrorFields, SqlState, build};
@@ -12,7 +12,7 @@ use crate::leg::{Leg, LinkState};
 use crate::prepared::{Origin, Portal, Prepared};
 use crate::session::{Environment, Phase, Session, Transaction, UNIT_LEN_MAX};
 use crate::settings::{RESET_ALL, Setting};
-use crate::unit::{Begin, Consequence, Kind, Unit};
+use crate::unit::{Begin, Consequence, Kind, Parsed, Unit};
 
 /// Bytes of a large Bind within which the names of portal and statement must end.
 const LARGE_HEAD_LEN_MAX: usize = 4096;
@@ -55,12 +55,16 @@ impl Session {
             return Ok(self.pass_client_bytes(leg, rest));
         }
         let Some(header) = frontend_header(&self.client_in)? else { return Ok(false) };
-        if self.in_flight.back().is_some_and(|unit| unit.copies_in || unit.copy_active) {
+        if self.in_flight.back().is_some_and(|unit| unit.copies_in > 0 || unit.copy_started) {
             return Ok(self.take_copy_frame(header));
+        }
+        // What these will have prepared or thrown away decides about what comes next.
+        if self.in_flight.iter().any(Unit::is_structural) {
+            return Ok(false);
         }
         if header.tag == b'd' {
             // Data after a COPY that failed: PostgreSQL ignores it.
-            if self.current.as_ref().is_some_and(|unit| unit.copies_in) {
+            if self.current.as_ref().is_some_and(|unit| unit.copies_in > 0) {
                 return Ok(self.flush_for_copy());
             }
             self.passing = Some((None, header.frame_len()));
@@ -73,7 +77,7 @@ impl Session {
         if self.client_in.len() < header.frame_len() {
             return Ok(false);
         }
-        if matches!(header.tag, b'c' | b'f') && self.current.as_ref().is_some_and(|unit| unit.copies_in) {
+        if matches!(header.tag, b'c' | b'f') && self.current.as_ref().is_some_and(|unit| unit.copies_in > 0) {
             return Ok(self.flush_for_copy());
         }
         let frame = self.client_in.split_to(header.frame_len()).freeze();
@@ -121,14 +125,19 @@ impl Session {
             b'C' => {
                 match Target::read(&frame[HEADER_LEN..])? {
                     Target::Statement(name) => {
-                        let name = frame.slice_ref(name);
-                        self.collecting().closes.push(name);
+                        let closed = self.statements.remove_entry(name);
+                        self.collecting().closes.push(closed);
                     }
-                    Target::Portal(name) => drop(self.portals.remove(name)),
+                    Target::Portal(name) => {
+                        self.portals.remove(name);
+                        self.collecting().closes.push(None);
+                    }
                 }
                 self.collecting().push(frame);
             }
             b'S' => self.end_part(Some(frame)),
+            // With nothing before it there is nothing to flush: every answer is passed on as it comes.
+            b'H' if self.current.is_none() => {}
             b'H' => {
                 self.collecting().push(frame);
                 self.end_part(None);
@@ -180,10 +189,11 @@ impl Session {
         let mut unit = self.current.take().unwrap_or_else(|| self.fresh_unit(Kind::Simple));
         let mixed = unit.kind != Kind::Simple;
         self.judge_batch(&mut unit, &batch);
+        unit.unread |= batch.unparsable && !is_plain_write(text);
         let single = batch.statements.len() == 1;
         for statement in &batch.statements {
-            let wire = if single { frame.clone() } else { query_of(text, statement) };
-            self.judge(&mut unit, statement, &wire);
+            let wire = || if single { frame.clone() } else { query_of(text, statement) };
+            self.judge(&mut unit, statement, &wire, None);
         }
         unit.mixes_control |= (!single || mixed) && (unit.begins || unit.ends_transaction);
         unit.needs_primary |= unit.mixes_control || (unit.begins && !single);
@@ -205,6 +215,7 @@ impl Session {
             text: kept.slice_ref(parse.text),
             types: kept.slice_ref(parse.types),
             origin: Origin::Parse(kept.clone()),
+            catalog_version: environment.catalog_version(),
             batch,
             on: [false; 2],
         };
@@ -215,7 +226,7 @@ impl Session {
             self.collecting().uses.push(name.clone());
         }
         let unit = self.collecting();
-        unit.parses.push(name);
+        unit.parses.push(Parsed { name, injected: false });
         unit.reads = true;
         unit.push(frame);
         Ok(())
@@ -225,12 +236,15 @@ impl Session {
         let bind = Bind::read(&frame[HEADER_LEN..])?;
         let name = frame.slice_ref(bind.statement);
         self.collecting().uses.push(name.clone());
+        let mut batch = None;
         if let Some(statement) = self.statements.get_mut(&name) {
-            if let Origin::Parse(_) = statement.origin {
-                // The catalogue may have changed since the Parse.
+            let version = environment.catalog_version();
+            if matches!(statement.origin, Origin::Parse(_)) && statement.catalog_version != version {
                 statement.batch = environment.classify(&String::from_utf8_lossy(&statement.text));
+                statement.catalog_version = version;
             }
             let statement = statement.clone();
+            batch = Some(statement.batch.clone());
             let portal = Portal {
                 text: statement.text,
                 types: statement.types,
@@ -241,6 +255,13 @@ impl Session {
         }
         let named = !bind.portal.is_empty();
         let unit = self.collecting();
+        // A portal cannot be moved: it is made where it will be executed.
+        for statement in batch.iter().flat_map(|batch| &batch.statements) {
+            unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
+            unit.pins |= statement.pins && statement.effect != Effect::Listen;
+            unit.reads_session_state |= statement.reads_session_state;
+        }
+        unit.needs_primary |= batch.is_some_and(|batch| batch.unparsable);
         unit.opens_cursor |= named;
         unit.reads = true;
         unit.executes = true;
@@ -257,13 +278,17 @@ impl Session {
         match portal {
             Some(portal) => {
                 self.judge_batch(&mut unit, &portal.batch);
-                let wire = portal.wire();
+                unit.unread |= portal.batch.unparsable && !is_plain_write(&portal.text);
                 for statement in &portal.batch.statements {
-                    self.judge(&mut unit, statement, &wire);
+                    self.judge(&mut unit, statement, &|| portal.wire(), portal.first_parameter());
                 }
             }
             // A cursor of SQL, or nothing: it is where the transaction is.
-            None => unit.reads = true,
+            None => {
+                unit.reads = true;
+                unit.needs_primary |= matches!(self.transaction, Transaction::Idle);
+                unit.commands += 1;
+            }
         }
         unit.executes = true;
         // BEGIN with its first statements, as JDBC sends them, is one way; anything after an end is not.
@@ -280,21 +305,29 @@ impl Session {
     }
 
     /// Adds to a unit what one of its statements does. `wire` runs the statement alone.
-    fn judge(&mut self, unit: &mut Unit, statement: &Statement, wire: &Bytes) {
+    /// `parameter` is the first one of a Bind.
+    fn judge(
+        &mut self,
+        unit: &mut Unit,
+        statement: &Statement,
+        wire: &dyn Fn() -> Bytes,
+        parameter: Option<&[u8]>,
+    ) {
         unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
         unit.pins |= statement.pins && statement.effect != Effect::Listen;
         unit.reads_session_state |= statement.reads_session_state;
         match &statement.effect {
             Effect::None | Effect::CopyToStdout => unit.reads = true,
             Effect::Ddl => unit.changes_catalog = true,
-            Effect::CopyFromStdin => unit.copies_in = true,
+            Effect::CopyFromStdin => unit.copies_in += 1,
             Effect::Listen => unit.listens = true,
             Effect::Unlisten => unit.needs_primary |= self.listening || self.pinned,
             Effect::Discard(target) => self.judge_discard(unit, *target),
             Effect::Prepare { name, inner } => {
                 let batch = Batch { statements: vec![(**inner).clone()], ..Batch::default() };
                 let prepared = Prepared {
-                    origin: Origin::Sql(Bytes::copy_from_slice(wire)),
+                    catalog_version: 0,
+                    origin: Origin::Sql(Bytes::copy_from_slice(&wire())),
                     text: Bytes::new(),
                     types: Bytes::new(),
                     batch: Arc::new(batch),
@@ -303,61 +336,69 @@ impl Session {
                 unit.reads = true;
                 let name = Bytes::copy_from_slice(name.as_bytes());
                 unit.uses.push(name.clone());
-                unit.consequences.push(Consequence::Prepare(name, Box::new(prepared)));
+                unit.follows(Consequence::Prepare(name, Box::new(prepared)));
             }
             Effect::Execute { name } => self.judge_execute(unit, name.as_bytes()),
             Effect::Deallocate { name } => {
                 let name = name.as_ref().map(|name| Bytes::copy_from_slice(name.as_bytes()));
                 unit.uses.extend(name.clone());
-                unit.consequences.push(Consequence::Deallocate(name));
+                unit.follows(Consequence::Deallocate(name));
             }
             Effect::DeclareCursor { .. } => {
                 (unit.opens_cursor, unit.reads) = (true, true);
-                unit.consequences.push(Consequence::Cursor);
             }
             Effect::Fetch { .. } | Effect::CloseCursor { .. } => {}
-            Effect::Load => set(unit, format!("load {}", String::from_utf8_lossy(wire)), wire),
-            Effect::ResetAll => set(unit, RESET_ALL.to_owned(), wire),
-            Effect::Set { name, local: false } => set(unit, name.clone(), wire),
-            Effect::Set { local: true, .. } => unit.consequences.push(Consequence::SetLocal(wire.clone())),
+            Effect::Load => set(unit, format!("load {}", String::from_utf8_lossy(&wire())), &wire()),
+            Effect::ResetAll => set(unit, RESET_ALL.to_owned(), &wire()),
+            Effect::Set { name, local } => {
+                let given = parameter.filter(|_| name.is_empty()).map(String::from_utf8_lossy);
+                let name = given.map_or_else(|| name.clone(), |name| name.to_ascii_lowercase());
+                if *local {
+                    let may_commit_async = name.is_empty() || name == "synchronous_commit";
+                    unit.follows(Consequence::SetLocal { wire: wire(), may_commit_async });
+                } else {
+                    set(unit, name, &wire());
+                }
+            }
             effect => self.judge_control(unit, effect, wire),
         }
+        unit.commands += 1;
     }
 
     /// Transaction control.
-    fn judge_control(&self, unit: &mut Unit, effect: &Effect, wire: &Bytes) {
+    fn judge_control(&self, unit: &mut Unit, effect: &Effect, wire: &dyn Fn() -> Bytes) {
         match effect {
             Effect::Begin { start_transaction, read_only, isolation, .. } => {
-                let begin = begin(wire, *start_transaction, *read_only, *isolation);
+                let begin = begin(wire(), *start_transaction, *read_only, *isolation);
                 // Alone, a BEGIN is answered here whatever it says; with others it goes where they must.
                 unit.needs_primary |= begin.on_primary && unit.kind != Kind::Simple;
                 unit.begins = true;
-                unit.consequences.push(Consequence::Begin(begin));
+                unit.follows(Consequence::Begin(begin));
             }
-            Effect::Commit { .. } => {
-                unit.ends_transaction = true;
-                unit.consequences.push(Consequence::Commit);
+            Effect::Commit { chain } => {
+                (unit.ends_transaction, unit.chains) = (true, unit.chains || *chain);
+                unit.follows(Consequence::Commit);
             }
-            Effect::Rollback { .. } => {
-                unit.ends_transaction = true;
-                unit.consequences.push(Consequence::Rollback);
+            Effect::Rollback { chain } => {
+                (unit.ends_transaction, unit.chains) = (true, unit.chains || *chain);
+                unit.follows(Consequence::Rollback);
             }
             Effect::PrepareTransaction => {
                 (unit.ends_transaction, unit.needs_primary) = (true, true);
-                unit.consequences.push(Consequence::PrepareTransaction);
+                unit.follows(Consequence::PrepareTransaction);
             }
-            Effect::Savepoint { name } => {
-                unit.consequences.push(Consequence::Savepoint(name.clone(), wire.clone()));
-            }
-            Effect::Release { .. } => unit.consequences.push(Consequence::Release(wire.clone())),
-            Effect::RollbackTo { name } => unit.consequences.push(Consequence::RollbackTo(name.clone())),
+            Effect::Savepoint { name } => unit.follows(Consequence::Savepoint(name.clone(), wire())),
+            Effect::Release { name } => unit.follows(Consequence::Release(name.clone())),
+            Effect::RollbackTo { name } => unit.follows(Consequence::RollbackTo(name.clone())),
             Effect::SetTransaction { read_only, isolation } => {
-                let on_primary = begin(wire, false, *read_only, *isolation).on_primary;
-                unit.needs_primary |= on_primary && !matches!(self.transaction, Transaction::Idle);
-                unit.consequences.push(Consequence::SetLocal(wire.clone()));
-                if *read_only == Some(true) {
-                    unit.consequences.push(Consequence::ReadOnly);
-                }
+                let Begin { wire, read_only, one_snapshot, on_primary, .. } =
+                    begin(wire(), false, *read_only, *isolation);
+                let in_transaction = unit.begins
+                    || !matches!(self.transaction, Transaction::Idle)
+                    || self.in_flight.iter().any(|unit| unit.begins);
+                unit.needs_primary |= on_primary && in_transaction;
+                unit.follows(Consequence::SetLocal { wire, may_commit_async: false });
+                unit.follows(Consequence::Restrict { read_only, one_snapshot });
             }
             _ => {}
         }
@@ -384,7 +425,7 @@ impl Session {
 
     fn judge_discard(&mut self, unit: &mut Unit, target: DiscardTarget) {
         match target {
-            DiscardTarget::All => unit.consequences.push(Consequence::DiscardAll),
+            DiscardTarget::All => unit.follows(Consequence::DiscardAll),
             // Plans, sequence values and temporary tables are where the session has made them.
             DiscardTarget::Plans | DiscardTarget::Sequences | DiscardTarget::Temp => {
                 unit.needs_primary |= self.primary.state != LinkState::Down;
@@ -410,9 +451,17 @@ impl Session {
     fn take_copy_frame(&mut self, header: Header) -> bool {
         let Some(unit) = self.in_flight.back_mut() else { return false };
         let leg = unit.leg.unwrap_or(Leg::Primary);
-        // Until the server says that it takes data, the client may not know whether it will.
-        if !unit.copy_active || self.client_in.len() < HEADER_LEN {
-            return false;
+        let extended = unit.kind == Kind::Extended;
+        if !unit.copy_active {
+            // Before the server says that it takes data, the client may not know whether it will. After an error
+            // in the data the server waits for a Sync: one that was sent before the data has been ignored.
+            if !(unit.errored && unit.copy_started && extended) {
+                return false;
+            }
+            let sync = header.tag == b'S';
+            unit.ended |= sync;
+            self.passing = Some((sync.then_some(leg), header.frame_len()));
+            return true;
         }
         if header.tag == b'd' {
             self.passing = Some((Some(leg), header.frame_len()));
@@ -422,60 +471,75 @@ impl Session {
             return false;
         }
         let ends_data = matches!(header.tag, b'c' | b'f');
-        let extended = unit.kind == Kind::Extended;
-        let mut ask = false;
-        match header.tag {
+        let ends = (ends_data && !extended) || (header.tag == b'S' && !unit.ended);
+        if ends_data && extended {
             // A Sync that was sent before the data was ignored by the server: another one ends the unit.
-            _ if ends_data && extended => unit.ended = false,
-            _ if ends_data => ask = true,
-            b'S' if !unit.ended => ask = true,
-            _ => {}
+            unit.ended = false;
         }
-        let idle = matches!(self.transaction, Transaction::Idle);
-        if ask {
-            (unit.ended, unit.copy_active, unit.copies_in) = (true, false, true);
-            unit.asks_position = idle;
+        let mut asks = false;
+        if ends {
+            // Behind the data of another COPY, or inside a transaction, a query would be in the way.
+            asks =
+                unit.copies_in == 1 && !unit.mixes_control && matches!(self.transaction, Transaction::Idle);
+            (unit.ended, unit.copy_active) = (true, unit.copies_in > 1);
+            unit.asks_position = asks;
         }
-        self.passing = Some((Some(leg), header.frame_len()));
         self.pass_client_bytes(Some(leg), header.frame_len());
-        if ask && idle {
+        if asks {
             self.send_position_query();
         }
         true
     }
 
-    /// A frame that is too large to be collected: the primary gets it as it comes.
+    /// A frame that is too large to be collected is passed on as it comes, to where its unit runs: the primary, or
+    /// the standby that refuses it in a failed transaction.
     fn stream_large(&mut self, header: Header) -> Result<bool, FrameError> {
-        let open = self.in_flight.back().filter(|unit| !unit.ended).map(|unit| unit.leg);
-        if !self.in_flight.is_empty() && open.is_none() {
-            return Ok(false);
+        if self.skip_until_sync.is_some() {
+            self.passing = Some((None, header.frame_len()));
+            return Ok(true);
         }
-        let names = &self.client_in[HEADER_LEN.min(self.client_in.len())..];
-        let uses = match (header.tag, Bind::read(names)) {
-            (b'B', Ok(bind)) => Some(Bytes::copy_from_slice(bind.statement)),
+        if std::mem::take(&mut self.large_announced) {
+            // Refused, it is dropped: its unit has been answered.
+            let leg = self.in_flight.back().filter(|unit| unit.streams).and_then(|unit| unit.leg);
+            self.passing = Some((leg, header.frame_len()));
+            return Ok(true);
+        }
+        let head = &self.client_in[HEADER_LEN.min(self.client_in.len())..];
+        let names = match header.tag {
+            b'P' => message::cstr(head).map(|(statement, _)| (None, Bytes::copy_from_slice(statement))),
+            b'B' => Bind::read(head).map(|bind| {
+                (Some(Bytes::copy_from_slice(bind.portal)), Bytes::copy_from_slice(bind.statement))
+            }),
+            _ => Ok((None, Bytes::new())),
+        };
+        let (portal, statement) = match names {
+            Ok(names) => names,
             // Names are short: they come with the first bytes.
-            (b'B', Err(error)) if self.client_in.len() > LARGE_HEAD_LEN_MAX => return Err(error),
-            (b'B', Err(_)) => return Ok(false),
-            _ => None,
+            Err(error) if self.client_in.len() > LARGE_HEAD_LEN_MAX => return Err(error),
+            Err(_) => return Ok(false),
         };
         let query = header.tag == b'Q';
         let mut unit = if query { self.fresh_unit(Kind::Simple) } else { self.take_collected() };
-        (unit.needs_primary, unit.run_on_primary) = (true, true);
-        (unit.executes, unit.reads, unit.ended) = (true, true, false);
-        unit.uses.extend(uses);
-        // A statement that is not remembered cannot be made elsewhere.
-        unit.pins |= header.tag == b'P';
-        if unit.continues && open == Some(Some(Leg::Local)) {
-            // The part before it ran here; it has to end first.
-            self.pending.push_back(unit);
-            return Ok(true);
+        (unit.needs_primary, unit.run_on_primary, unit.streams) = (true, true, true);
+        (unit.executes, unit.reads, unit.ended) = (true, true, query);
+        unit.commands += 1;
+        match header.tag {
+            b'P' => {
+                // A statement that is not remembered cannot be made elsewhere.
+                unit.pins = true;
+                self.statements.remove(&statement);
+            }
+            b'B' => {
+                unit.uses.push(statement);
+                self.portals.remove(portal.as_deref().unwrap_or_default());
+            }
+            _ => {
+                unit.unread = !starts_plain_write(&self.client_in[HEADER_LEN..]);
+                self.statements.remove(&b""[..]);
+            }
         }
-        self.send(Leg::Primary, unit);
-        if let Some(unit) = self.in_flight.back_mut() {
-            // What it writes is not known before it ends: reads ask for the position then.
-            unit.ended = query;
-        }
-        self.passing = Some((Some(Leg::Primary), header.frame_len()));
+        self.large_announced = true;
+        self.pending.push_back(unit);
         Ok(true)
     }
 
@@ -492,10 +556,10 @@ fn judged_by_effect(effect: &Effect) -> bool {
 fn set(unit: &mut Unit, key: String, wire: &Bytes) {
     // A copy: what is remembered must not keep the buffer that it was read into.
     let wire = Bytes::copy_from_slice(wire);
-    unit.consequences.push(Consequence::Set(Setting { key, wire }));
+    unit.follows(Consequence::Set(Setting { key, wire }));
 }
 
-fn begin(wire: &Bytes, start: bool, read_only: Option<bool>, isolation: Option<Isolation>) -> Begin {
+fn begin(wire: Bytes, start: bool, read_only: Option<bool>, isolation: Option<Isolation>) -> Begin {
     let one_snapshot = matches!(isolation, Some(Isolation::RepeatableRead | Isolation::Serializable));
     let read_only_said = read_only == Some(true);
     let on_primary = isolation == Some(Isolation::Serializable)
@@ -515,6 +579,23 @@ fn query_of(text: &[u8], statement: &Statement) -> Bytes {
     let part = text.get(statement.range.clone()).unwrap_or_default();
     let mut out = BytesMut::new();
     build::frame(&mut out, b'Q', |out| build::cstr(out, part));
-    debug_assert!(out.has_remaining());
     out.freeze()
+}
+
+/// Whether a text that could not be read is one statement that writes or reads and leaves nothing on the session:
+/// a bulk insert that is too long to be parsed, most likely.
+fn is_plain_write(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    let single = text
+        .iter()
+        .rposition(|&byte| byte == b';')
+        .is_none_or(|last| last + 1 == text.len() && !text[..last].contains(&b';'));
+    single && starts_plain_write(text)
+}
+
+fn starts_plain_write(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    let end = text.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(text.len());
+    let plain = [&b"insert"[..], b"update", b"delete", b"merge", b"values"];
+    plain.iter().any(|word| text[..end].eq_ignore_ascii_case(word))
 }

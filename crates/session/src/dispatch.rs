@@ -4,9 +4,10 @@ use bytes::{Bytes, BytesMut};
 use pangea_pgwire::build;
 
 use crate::leg::{Expect, Leg, LinkState};
+use crate::prepared::Origin;
 use crate::session::{Environment, ReadConsistency, Session, Transaction};
-use crate::settings::IDENTITY;
-use crate::unit::{Consequence, Kind, Unit};
+use crate::settings::{IDENTITY, SET_UP_MAX};
+use crate::unit::{Consequence, Kind, Parsed, Unit};
 
 /// Bytes of a unit that are kept at most so that it can run again.
 const RETRY_LEN_MAX: usize = 256 << 10;
@@ -17,6 +18,10 @@ const RETRY_LEN_MAX: usize = 256 << 10;
 /// does, which may be ahead of what standbys can get for a while (measured: 50 to 350 ms).
 const POSITION_SQL: &str = "SELECT CASE pg_catalog.current_setting('synchronous_commit') \
      WHEN 'off' THEN pg_catalog.pg_current_wal_insert_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END";
+
+/// Asks for a position at or past a commit that may have been asynchronous: the setting that made it so ended with
+/// the transaction.
+const INSERT_POSITION_SQL: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
 
 /// What is to be done with the pending unit.
 enum Decision {
@@ -40,11 +45,12 @@ impl Session {
                 true
             }
             Decision::Send(leg) => {
+                self.waiting_for = None;
                 if self.confirm_identity(leg) {
                     return false;
                 }
                 if let Some(unit) = self.pending.pop_front() {
-                    (self.waiting_for, self.gave_up, self.asked) = (None, false, false);
+                    (self.gave_up, self.asked) = (false, false);
                     self.send(leg, unit);
                 }
                 true
@@ -54,10 +60,13 @@ impl Session {
 
     fn decide(&mut self, environment: &mut impl Environment) -> Decision {
         let Some(unit) = self.pending.front() else { return Decision::Wait };
+        if self.local.expects(Expect::Isolation) {
+            return Decision::Wait;
+        }
         let local_started = if unit.continues {
             let Some(open) = self.in_flight.back() else { return Decision::Wait };
             match open.leg {
-                _ if self.moving_unit => return Decision::Wait,
+                _ if self.moving_unit || open.retry => return Decision::Wait,
                 Some(Leg::Local) if !open.errored => true,
                 leg => return leg.map_or(Decision::Wait, Decision::Send),
             }
@@ -80,10 +89,11 @@ impl Session {
 
     /// The server that a unit has to run on, were everything there fresh.
     fn choose(&self, unit: &Unit) -> Leg {
-        if self.pinned || self.gave_up || unit.run_on_primary {
-            return Leg::Primary;
-        }
+        let elsewhere = self.pinned || self.gave_up || unit.run_on_primary;
         let local = match &self.transaction {
+            // A failed transaction takes nothing but its end.
+            Transaction::Local(local) if local.failed && !unit.run_again => return Leg::Local,
+            _ if elsewhere => return Leg::Primary,
             Transaction::Primary => return Leg::Primary,
             Transaction::Idle => {
                 let cursor_of_block = unit.opens_cursor && unit.begins;
@@ -92,24 +102,24 @@ impl Session {
             Transaction::Local(local) => local,
         };
         let read_only = local.begin.read_only;
-        // A failed transaction takes nothing but its end; cursors cannot be moved, and a read-only transaction
-        // that has them gets from the standby the errors that it would get from the primary.
-        if local.failed || (read_only && local.has_cursor) {
+        // Neither cursors nor a snapshot can be moved: a read-only transaction that has them gets from the standby
+        // the errors that it would get from the primary.
+        if read_only && (local.has_cursor || (local.begin.one_snapshot && local.has_read)) {
             return Leg::Local;
         }
         let begins_work = unit.executes && !unit.ends_transaction;
         let must = unit.needs_primary
             || (local.begin.on_primary && begins_work)
-            || (unit.opens_cursor && !read_only);
+            || (unit.opens_cursor && !read_only)
+            || self.set_up.len() >= SET_UP_MAX;
         if must { Leg::Primary } else { Leg::Local }
     }
 
     /// Whether a unit may be sent while others are in flight: only where their outcome cannot change its way.
     fn may_overlap(&self, leg: Leg, unit: &Unit) -> bool {
-        let settled = self
-            .in_flight
-            .iter()
-            .all(|other| other.leg == Some(Leg::Primary) && other.ended && !other.copies_in);
+        let settled = self.in_flight.iter().all(|other| {
+            other.leg == Some(Leg::Primary) && other.ended && other.copies_in == 0 && !other.streams
+        });
         let ends =
             self.in_flight.iter().any(|other| other.ends_transaction || other.begins || other.mixes_control);
         let stays = match self.transaction {
@@ -164,7 +174,10 @@ impl Session {
         }
         self.confirming = None;
         let applied = self.link(leg).applied;
-        let open = self.settings.since(applied).any(|setting| IDENTITY.contains(&setting.key.as_str()));
+        let open = self
+            .settings
+            .since(applied)
+            .any(|setting| setting.key.is_empty() || IDENTITY.contains(&setting.key.as_str()));
         if open {
             self.open(leg);
             self.apply_settings(leg);
@@ -208,7 +221,7 @@ impl Session {
         if was_local && leg == Leg::Primary {
             self.move_transaction();
         }
-        self.provide_statements(leg, &unit);
+        self.provide_statements(leg, &mut unit);
         self.pinned |= unit.pins;
         self.listening |= unit.listens;
         if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
@@ -250,7 +263,7 @@ impl Session {
     }
 
     /// Makes the prepared statements that the unit uses on its server.
-    fn provide_statements(&mut self, leg: Leg, unit: &Unit) {
+    fn provide_statements(&mut self, leg: Leg, unit: &mut Unit) {
         let names: Vec<Bytes> = if unit.reads_session_state {
             self.statements.keys().filter(|name| !name.is_empty()).cloned().collect()
         } else {
@@ -260,12 +273,19 @@ impl Session {
             let Some(statement) = self.statements.get(&name).filter(|statement| !statement.is_on(leg)) else {
                 continue;
             };
-            // Made by a Parse of this very unit.
-            if unit.parses.contains(&name) || statement.on == [false; 2] {
+            let makes = |unit: &Unit| unit.parses.iter().any(|parsed| parsed.name == name);
+            if makes(unit) || self.in_flight.iter().any(makes) {
                 continue;
             }
-            let wire = statement.wire();
-            self.send_hidden(leg, &wire, Expect::Prepare);
+            let statement = statement.clone();
+            if unit.continues {
+                // A Sync would end the unit: the Parse becomes part of it, and its answer is kept from the client.
+                let Origin::Parse(frame) = &statement.origin else { continue };
+                self.link_mut(leg).output.extend_from_slice(frame);
+                unit.parses.insert(0, Parsed { name: name.clone(), injected: true });
+            } else {
+                self.send_hidden(leg, &statement.wire(), Expect::Prepare);
+            }
             if let Some(statement) = self.statements.get_mut(&name) {
                 statement.on[leg.index()] = true;
             }
@@ -275,23 +295,31 @@ impl Session {
     /// Asks where the log is, in the same flight, if the unit sent last ends what it wrote.
     pub(crate) fn ask_position(&mut self, leg: Leg) {
         let Some(unit) = self.in_flight.back_mut() else { return };
-        if leg != Leg::Primary || !unit.ended || unit.copies_in || unit.asks_position {
+        // A query sent behind these would become part of what follows them: data, or another transaction.
+        let in_the_way = unit.copies_in > 0 || unit.streams || unit.mixes_control || unit.chains;
+        if leg != Leg::Primary || !unit.ended || unit.asks_position || in_the_way {
             return;
         }
+        // A read that runs there sees more than the session knows of: what it reads here next must not be older.
         let commits = match self.transaction {
             Transaction::Primary => unit.ends_transaction,
-            Transaction::Idle => !unit.begins && (unit.needs_primary || self.position_unknown),
+            Transaction::Idle => !unit.begins && (unit.needs_primary || unit.reads || self.position_unknown),
             Transaction::Local(_) => false,
         };
-        if commits || unit.mixes_control {
+        if commits {
             unit.asks_position = true;
             self.send_position_query();
         }
     }
 
     pub(crate) fn send_position_query(&mut self) {
+        let async_here = |consequence: &Consequence| {
+            matches!(consequence, Consequence::SetLocal { may_commit_async: true, .. })
+        };
+        let may_commit_async = self.may_commit_async
+            || self.in_flight.iter().any(|unit| unit.consequences.iter().any(|(_, what)| async_here(what)));
         let mut wire = BytesMut::new();
-        build::query(&mut wire, POSITION_SQL);
+        build::query(&mut wire, if may_commit_async { INSERT_POSITION_SQL } else { POSITION_SQL });
         self.send_hidden(Leg::Primary, &wire, Expect::Position);
     }
 }
@@ -299,7 +327,7 @@ impl Session {
 /// What to say to the standby instead of a BEGIN whose transaction has to run on the primary: its answer is the
 /// client's, and it costs no round trip. The client's own words go to the primary with its first statement.
 fn deferred_begin(leg: Leg, unit: &Unit) -> Option<BytesMut> {
-    let [Consequence::Begin(begin)] = unit.consequences.as_slice() else { return None };
+    let [(_, Consequence::Begin(begin))] = unit.consequences.as_slice() else { return None };
     if leg != Leg::Local || unit.kind != Kind::Simple || !begin.on_primary {
         return None;
     }

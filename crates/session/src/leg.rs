@@ -41,6 +41,8 @@ pub(crate) enum Expect {
     Startup,
     /// The oldest unit in flight.
     Client,
+    /// The isolation level that transactions have unless they say another.
+    Isolation,
     /// A setting, a BEGIN or a savepoint that the session already has elsewhere. It must succeed.
     Replay,
     /// A prepared statement that the session already has elsewhere. Its error is the client's unit's error.
@@ -69,8 +71,8 @@ pub(crate) struct Link {
     pub(crate) applied: u64,
     /// Error of something that the session ran for itself, to be shown instead of its consequence.
     pub(crate) hidden_error: Option<Bytes>,
-    /// The position in the answer under way.
-    pub(crate) position: Option<pangea_base::Lsn>,
+    /// The value in the answer under way.
+    pub(crate) value: Option<Bytes>,
     pub(crate) key: Option<CancelKey>,
 }
 
@@ -85,7 +87,7 @@ impl Link {
             rest_passes: false,
             applied: 0,
             hidden_error: None,
-            position: None,
+            value: None,
             key: None,
         }
     }

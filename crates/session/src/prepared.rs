@@ -26,8 +26,9 @@ pub(crate) struct Prepared {
     pub(crate) text: Bytes,
     /// Parameter types of the Parse, as sent.
     pub(crate) types: Bytes,
-    /// What executing it does.
+    /// What executing it does, by the catalogue of this version.
     pub(crate) batch: Arc<Batch>,
+    pub(crate) catalog_version: u64,
     /// Which servers have it, by [`Leg::index`].
     pub(crate) on: [bool; 2],
 }
@@ -78,6 +79,24 @@ impl Portal {
         build::execute_unnamed(&mut out);
         build::sync(&mut out);
         out.freeze()
+    }
+}
+
+impl Portal {
+    /// The first parameter as text, if it was sent as text.
+    pub(crate) fn first_parameter(&self) -> Option<&[u8]> {
+        let (formats, rest) = self.values.split_first_chunk::<2>()?;
+        let formats = usize::from(u16::from_be_bytes(*formats));
+        let first_format = rest.first_chunk::<2>().filter(|_| formats > 0);
+        if first_format.is_some_and(|format| *format != [0, 0]) {
+            return None;
+        }
+        let (count, rest) = rest.get(2 * formats..)?.split_first_chunk::<2>()?;
+        if u16::from_be_bytes(*count) == 0 {
+            return None;
+        }
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        rest.get(..usize::try_from(i32::from_be_bytes(*length)).ok()?)
     }
 }
 

@@ -8,14 +8,14 @@ use pangea_pgwire::{ErrorFields, SqlState, build, fields, message};
 use crate::leg::{Expect, Leg, LinkState};
 use crate::prepared::Prepared;
 use crate::session::{OUTPUT_LEN_MAX, Phase, Session, Transaction};
-use crate::settings::{SetUp, roll_back_to};
-use crate::unit::{Begin, Consequence, Unit};
+use crate::settings::{SetUp, release, roll_back_to};
+use crate::unit::{Begin, Consequence, Parsed, Unit};
 
 /// Bytes of answers that are held back at most while a unit may have to run again.
 const HELD_LEN_MAX: usize = 16 << 10;
 
 /// Largest frame that is looked at; larger ones pass unseen.
-const INSPECTED_LEN_MAX: usize = 64 << 10;
+const INSPECTED_LEN_MAX: usize = 1 << 20;
 
 /// The parameter that tells clients whether writes are possible: on the cluster endpoint they are.
 const IN_HOT_STANDBY: &[u8] = b"in_hot_standby";
@@ -43,7 +43,10 @@ impl Session {
 
     fn take_frame(&mut self, leg: Leg) -> bool {
         // What the primary says of its own accord must not fall into the middle of a local answer.
-        if leg == Leg::Primary && self.in_flight.front().is_some_and(|unit| unit.leg == Some(Leg::Local)) {
+        let other = self.link(other(leg));
+        let in_middle = other.rest > 0 && other.rest_passes;
+        let local_answers = self.in_flight.front().is_some_and(|unit| unit.leg == Some(Leg::Local));
+        if in_middle || (leg == Leg::Primary && local_answers) {
             return false;
         }
         if self.link(leg).rest > 0 {
@@ -131,18 +134,20 @@ impl Session {
     /// The primary did not accept the session, or cannot be reached: nothing ran there.
     pub(crate) fn refuse_on_primary(&mut self, error: &Bytes) {
         self.drop_primary();
-        let lost_transaction = matches!(self.transaction, Transaction::Primary);
-        if lost_transaction || self.pinned || self.in_flight.is_empty() {
-            if !self.in_flight.is_empty() || lost_transaction || self.pinned {
-                self.client_out.extend_from_slice(error);
-                self.phase = Phase::Over;
-            }
+        if self.pinned || matches!(self.transaction, Transaction::Primary) {
+            self.client_out.extend_from_slice(error);
+            self.phase = Phase::Over;
             return;
         }
+        let mut refused = std::mem::take(&mut self.in_flight);
+        // A unit may have waited for an answer of the primary before it was sent anywhere.
+        if refused.is_empty() && (self.confirming.take().is_some() || self.asked) {
+            refused.extend(self.pending.pop_front());
+        }
+        (self.confirming, self.asked, self.gave_up) = (None, false, false);
         // The session goes on: an error of severity FATAL would make the client give up.
         let error = as_plain_error(error);
-        for mut unit in std::mem::take(&mut self.in_flight) {
-            unit.held.clear();
+        for unit in refused {
             self.answer_with_error(unit, &error);
         }
     }
@@ -150,10 +155,9 @@ impl Session {
     fn take_hidden_frame(&mut self, leg: Leg, expected: Expect, tag: u8, frame: &Bytes) {
         match tag {
             b'E' => self.link_mut(leg).hidden_error = Some(frame.clone()),
-            b'D' if expected == Expect::Position => {
-                let text = message::first_column(&frame[HEADER_LEN..]);
-                let lsn = text.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-                self.link_mut(leg).position = lsn;
+            b'D' => {
+                let value = message::first_column(&frame[HEADER_LEN..]);
+                self.link_mut(leg).value = value.map(|value| frame.slice_ref(value));
             }
             b'A' => self.notify(frame),
             b'Z' => {
@@ -168,7 +172,8 @@ impl Session {
         match expected {
             Expect::Position => {
                 self.link_mut(leg).hidden_error = None;
-                match self.link_mut(leg).position.take() {
+                let value = self.link_mut(leg).value.take();
+                match value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()) {
                     Some(lsn) => self.learn_position(lsn),
                     // Cancelled, most likely: reads ask again.
                     None => self.position_unknown = true,
@@ -184,6 +189,11 @@ impl Session {
                 }
             }
             Expect::Cleanup => self.link_mut(leg).hidden_error = None,
+            // Transactions of a higher level start on the primary; here all of them are.
+            Expect::Isolation => {
+                let value = self.link_mut(leg).value.take();
+                self.pinned |= value.as_deref() != Some(b"read committed");
+            }
             // The error is shown in the place of its consequence.
             Expect::Prepare | Expect::Startup | Expect::Client => {}
         }
@@ -249,9 +259,11 @@ impl Session {
     /// A frame of the answer to the oldest unit in flight.
     fn take_client_frame(&mut self, leg: Leg, header: Header) -> bool {
         let Some(unit) = self.in_flight.front_mut() else { return false };
-        let inspected = matches!(header.tag, b'Z' | b'E' | b'S' | b'C' | b'1' | b'G' | b'A');
-        let held = unit.retryable && matches!(header.tag, b'T' | b'2' | b'n' | b't' | b'N' | b'3');
+        let inspected =
+            matches!(header.tag, b'Z' | b'E' | b'S' | b'C' | b'1' | b'3' | b'G' | b'A' | b'I' | b's');
+        let held = unit.retryable && matches!(header.tag, b'T' | b'2' | b'n' | b't' | b'N');
         if !(inspected || held) || header.frame_len() > INSPECTED_LEN_MAX {
+            unit.errored |= header.tag == b'E';
             let passes = !unit.retry;
             if passes {
                 unit.release(&mut self.client_out);
@@ -267,14 +279,9 @@ impl Session {
             b'A' => self.notify(&frame),
             tag => {
                 let Some(unit) = self.in_flight.front_mut() else { return true };
-                match tag {
-                    b'1' => unit.parse_completes += 1,
-                    b'G' => unit.copy_active = true,
-                    b'C' => unit.rolled_back = frame[HEADER_LEN..].starts_with(b"ROLLBACK"),
-                    _ => {}
-                }
-                if !unit.retry {
-                    unit.pass(&frame, matches!(tag, b'C' | b'G'), &mut self.client_out);
+                let hidden = unit.count(tag, &frame[HEADER_LEN..]);
+                if !unit.retry && !hidden {
+                    unit.pass(&frame, matches!(tag, b'C' | b'G' | b'I' | b's'), &mut self.client_out);
                 }
             }
         }
@@ -294,6 +301,10 @@ impl Session {
         if leg == Leg::Local && unit.retryable && !fatal && may_rerun && is_refusal(&frame[HEADER_LEN..]) {
             unit.retry = true;
             unit.held.clear();
+            // The standby ignores what follows up to a Sync, and a flushed unit has not sent one.
+            if !unit.ended && !self.moving_unit {
+                build::sync(&mut self.local.output);
+            }
             return;
         }
         unit.release(&mut self.client_out);
@@ -321,6 +332,7 @@ impl Session {
         let Some(mut unit) = self.in_flight.pop_front() else { return };
         let status = frame[HEADER_LEN..].first().copied().unwrap_or(b'I');
         if unit.retry {
+            self.moving_unit = false;
             unit.run_again();
             self.pending.push_front(unit);
             return;
@@ -352,26 +364,46 @@ impl Session {
 
     /// Draws the consequences of a unit.
     fn conclude(&mut self, leg: Leg, mut unit: Unit, status: u8) {
-        let wrote = unit.needs_primary || matches!(self.transaction, Transaction::Primary);
+        let was_primary = matches!(self.transaction, Transaction::Primary);
+        let in_transaction = !matches!(self.transaction, Transaction::Idle);
+        let wrote = unit.needs_primary || unit.unread || was_primary;
         self.forget_parses(&unit, unit.parse_completes);
-        for name in unit.parses.iter().take(unit.parse_completes) {
-            self.mark_prepared(name, leg);
-        }
-        if let Transaction::Local(local) = &mut self.transaction {
-            local.has_read |= unit.reads;
+        for parsed in unit.parses.iter().take(unit.parse_completes) {
+            self.mark_prepared(&parsed.name, leg);
         }
         self.catalog_changed |= unit.changes_catalog;
-        if !unit.errored {
-            for name in std::mem::take(&mut unit.closes) {
-                self.remove_statement(leg, &name);
-            }
-            for consequence in std::mem::take(&mut unit.consequences) {
+        self.conclude_closes(leg, &mut unit);
+        // What an error leaves of a string with transaction control is not worth finding out.
+        self.pinned |= unit.errored && unit.mixes_control && !unit.consequences.is_empty();
+        self.pinned |= unit.unread && !unit.errored;
+        for (index, consequence) in std::mem::take(&mut unit.consequences) {
+            let prepares = matches!(consequence, Consequence::Prepare(..) | Consequence::Deallocate(_));
+            let lasts = index < unit.command_completes && (in_transaction || prepares);
+            if !unit.errored || lasts {
                 self.follow(leg, consequence, unit.rolled_back);
             }
         }
+        if let Transaction::Local(local) = &mut self.transaction {
+            local.has_read |= unit.reads;
+            local.has_cursor |= unit.opens_cursor;
+        }
         self.settle(leg, status);
-        if leg == Leg::Primary && status == b'I' && wrote && !unit.asks_position {
+        let ended = status == b'I' || unit.ends_transaction;
+        if leg == Leg::Primary && ended && wrote && !unit.asks_position {
             self.position_unknown = true;
+        }
+    }
+
+    /// Prepared statements that were closed are gone from the other server too; a Close that did not come to run
+    /// closed nothing.
+    fn conclude_closes(&mut self, leg: Leg, unit: &mut Unit) {
+        for (index, closed) in std::mem::take(&mut unit.closes).into_iter().enumerate() {
+            let Some((name, statement)) = closed else { continue };
+            if index < unit.close_completes {
+                self.tidy_statement(other(leg), &name, &statement);
+            } else {
+                self.statements.entry(name).or_insert(statement);
+            }
         }
     }
 
@@ -396,25 +428,24 @@ impl Session {
             Consequence::Rollback => self.set_up.clear(),
             Consequence::Set(setting) if in_transaction => self.set_up.push(SetUp::Session(setting)),
             Consequence::Set(setting) => self.keep_settings(leg, vec![SetUp::Session(setting)]),
-            Consequence::SetLocal(wire) if in_transaction => self.set_up.push(SetUp::Local(wire)),
+            Consequence::SetLocal { wire, may_commit_async } if in_transaction => {
+                self.may_commit_async |= may_commit_async;
+                self.set_up.push(SetUp::Local(wire));
+            }
             Consequence::Savepoint(name, wire) => self.set_up.push(SetUp::Savepoint(name, wire)),
-            Consequence::Release(wire) => self.set_up.push(SetUp::Release(wire)),
+            Consequence::Release(name) => release(&mut self.set_up, &name),
             Consequence::RollbackTo(name) => roll_back_to(&mut self.set_up, &name),
-            Consequence::ReadOnly => {
+            Consequence::Restrict { read_only, one_snapshot } => {
                 if let Transaction::Local(local) = &mut self.transaction {
-                    local.begin.read_only = true;
+                    local.begin.read_only |= read_only;
+                    local.begin.one_snapshot |= one_snapshot;
                 }
             }
             Consequence::Prepare(name, prepared) => self.insert_statement(leg, name, *prepared),
             Consequence::Deallocate(name) => self.deallocate(leg, name),
             Consequence::DiscardAll => self.forget_everything(leg),
-            Consequence::Cursor => {
-                if let Transaction::Local(local) = &mut self.transaction {
-                    local.has_cursor = true;
-                }
-            }
             // Without a transaction it had no effect but a warning.
-            Consequence::SetLocal(_) => {}
+            Consequence::SetLocal { .. } => {}
         }
     }
 
@@ -424,6 +455,7 @@ impl Session {
             if self.settings.is_full() {
                 // BOUNDED: a session that cannot be made anew elsewhere stays where all of it is.
                 self.pinned = true;
+                continue;
             }
             let number = self.settings.push(setting);
             self.link_mut(leg).applied = number;
@@ -435,8 +467,12 @@ impl Session {
         match (status, &mut self.transaction) {
             (b'I', _) => {
                 self.transaction = Transaction::Idle;
+                self.may_commit_async = false;
                 self.set_up.clear();
-                self.portals.clear();
+                // Those that the client is binding now belong to what comes next.
+                if self.current.is_none() && self.pending.is_empty() {
+                    self.portals.clear();
+                }
             }
             (_, Transaction::Local(local)) if leg == Leg::Local => local.failed = status == b'E',
             (_, Transaction::Idle) if leg == Leg::Local => {
@@ -458,7 +494,7 @@ impl Session {
 
     /// Statements whose Parse did not succeed are not there.
     pub(crate) fn forget_parses(&mut self, unit: &Unit, succeeded: usize) {
-        for name in unit.parses.iter().skip(succeeded) {
+        for Parsed { name, .. } in unit.parses.iter().skip(succeeded) {
             if self.statements.get(name).is_some_and(|statement| statement.on == [false; 2]) {
                 self.statements.remove(name);
             }
@@ -472,12 +508,17 @@ impl Session {
     }
 
     fn remove_statement(&mut self, leg: Leg, name: &[u8]) {
-        let other = other(leg);
-        if self.statements.remove(name).is_some_and(|statement| statement.is_on(other)) {
+        if let Some(statement) = self.statements.remove(name) {
+            self.tidy_statement(other(leg), name, &statement);
+        }
+    }
+
+    fn tidy_statement(&mut self, leg: Leg, name: &[u8], statement: &Prepared) {
+        if statement.is_on(leg) {
             let mut wire = BytesMut::new();
             build::close_statement(&mut wire, name);
             build::sync(&mut wire);
-            self.link_mut(other).send(&wire, Expect::Cleanup);
+            self.link_mut(leg).send(&wire, Expect::Cleanup);
         }
     }
 
@@ -572,12 +613,32 @@ impl Unit {
         }
     }
 
+    /// Counts what has been completed; whether the answer is not for the client.
+    fn count(&mut self, tag: u8, body: &[u8]) -> bool {
+        match tag {
+            b'1' => {
+                let injected = self.parses.get(self.parse_completes).is_some_and(|parsed| parsed.injected);
+                self.parse_completes += 1;
+                return injected;
+            }
+            b'3' => self.close_completes += 1,
+            b'G' => (self.copy_started, self.copy_active) = (true, true),
+            b'C' => {
+                self.command_completes += 1;
+                self.rolled_back = body.starts_with(b"ROLLBACK");
+            }
+            b'I' | b's' => self.command_completes += 1,
+            _ => {}
+        }
+        false
+    }
+
     /// Makes it as if it had not run.
     fn run_again(&mut self) {
         self.frames = std::mem::take(&mut self.sent);
         self.needs_primary = true;
         (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
-        self.parse_completes = 0;
-        self.run_on_primary = true;
+        (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
+        (self.run_on_primary, self.run_again) = (true, true);
     }
 }

@@ -25,6 +25,9 @@ pub trait Environment {
     /// What a statement's text does, in the session's database.
     fn classify(&mut self, text: &str) -> Arc<Batch>;
 
+    /// Changes whenever [`Self::classify`] may answer differently than before.
+    fn catalog_version(&self) -> u64;
+
     /// Whether what [`Self::classify`] knows of the catalogue is at least as new as this position. When it is
     /// not, it is to be read again.
     fn catalog_covers(&mut self, lsn: Lsn) -> bool;
@@ -129,6 +132,10 @@ pub struct Session {
     pub(crate) pending: VecDeque<Unit>,
     /// Sent and not answered; all on one server.
     pub(crate) in_flight: VecDeque<Unit>,
+    /// A unit for the large frame at the head of the client's bytes has been made.
+    pub(crate) large_announced: bool,
+    /// The open transaction may commit without waiting for its log to be flushed.
+    pub(crate) may_commit_async: bool,
     /// A frame too large to collect is passing: where to (`None`: dropped) and how much is left.
     pub(crate) passing: Option<(Option<Leg>, usize)>,
     /// A unit failed after a Flush: the client's frames are dropped up to its Sync, which is answered with this
@@ -169,6 +176,9 @@ impl Session {
         let mut local = Link::new();
         local.state = LinkState::Open;
         local.send(&local_startup, Expect::Startup);
+        let mut show = BytesMut::new();
+        build::query(&mut show, "SHOW default_transaction_isolation");
+        local.send(&show, Expect::Isolation);
         Self {
             client_in: BytesMut::new(),
             client_out: BytesMut::new(),
@@ -185,6 +195,8 @@ impl Session {
             current: None,
             pending: VecDeque::new(),
             in_flight: VecDeque::new(),
+            large_announced: false,
+            may_commit_async: false,
             passing: None,
             skip_until_sync: None,
             moving_unit: false,
@@ -258,6 +270,12 @@ impl Session {
         self.primary.state == LinkState::Wanted
     }
 
+    /// Whether the session has a connection to the primary. What the caller holds otherwise is to be dropped.
+    #[must_use]
+    pub fn primary_is_open(&self) -> bool {
+        self.primary.state == LinkState::Open
+    }
+
     /// The connection to the primary is there.
     pub fn primary_opened(&mut self) {
         self.primary.state = LinkState::Open;
@@ -294,6 +312,9 @@ impl Session {
         // A position that was asked for will not come.
         self.position_unknown |= self.primary.expects(Expect::Position);
         self.primary = Link::new();
+        if let Some((leg @ Some(Leg::Primary), _)) = &mut self.passing {
+            *leg = None;
+        }
         for statement in self.statements.values_mut() {
             statement.on[Leg::Primary.index()] = false;
         }
@@ -349,9 +370,11 @@ impl Session {
 
     /// Cancels a unit that waits for the local server to catch up; `false` when none does.
     pub fn cancel_waiting(&mut self) -> bool {
-        if self.waiting_for.take().is_none() {
+        // The rest of a unit that has begun to run is not for the session to cancel.
+        if self.waiting_for.is_none() || self.pending.front().is_some_and(|unit| unit.continues) {
             return false;
         }
+        (self.waiting_for, self.gave_up, self.asked) = (None, false, false);
         let error = ErrorFields::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
             .with_detail(
                 "The statement was waiting for this region to catch up with the session's own writes.",

@@ -73,17 +73,15 @@ pub(crate) enum SetUp {
     Local(Bytes),
     /// SAVEPOINT.
     Savepoint(String, Bytes),
-    /// RELEASE.
-    Release(Bytes),
 }
+
+/// Most things that a transaction sets up here. One that sets up more goes on at the primary.
+pub(crate) const SET_UP_MAX: usize = 1024;
 
 impl SetUp {
     pub(crate) fn wire(&self) -> &Bytes {
         match self {
-            Self::Session(Setting { wire, .. })
-            | Self::Local(wire)
-            | Self::Savepoint(_, wire)
-            | Self::Release(wire) => wire,
+            Self::Session(Setting { wire, .. }) | Self::Local(wire) | Self::Savepoint(_, wire) => wire,
         }
     }
 }
@@ -94,6 +92,17 @@ pub(crate) fn roll_back_to(log: &mut Vec<SetUp>, savepoint: &str) {
         log.iter().rposition(|set_up| matches!(set_up, SetUp::Savepoint(name, _) if name == savepoint));
     if let Some(index) = found {
         log.truncate(index + 1);
+    }
+}
+
+/// Forgets a savepoint and those after it: what was set up since stays.
+pub(crate) fn release(log: &mut Vec<SetUp>, savepoint: &str) {
+    let found =
+        log.iter().rposition(|set_up| matches!(set_up, SetUp::Savepoint(name, _) if name == savepoint));
+    if let Some(index) = found {
+        let kept: Vec<SetUp> =
+            log.drain(index..).filter(|set_up| !matches!(set_up, SetUp::Savepoint(..))).collect();
+        log.extend(kept);
     }
 }
 
@@ -137,6 +146,20 @@ mod tests {
         assert_eq!(log.len(), 3);
         roll_back_to(&mut log, "unknown");
         assert_eq!(log.len(), 3);
+        roll_back_to(&mut log, "a");
+        assert_eq!(log.len(), 1);
+    }
+
+    #[test]
+    fn a_released_savepoint_is_gone_and_its_settings_stay() {
+        let wire = Bytes::new();
+        let savepoint = || SetUp::Savepoint("a".to_owned(), wire.clone());
+        let mut log = vec![savepoint(), SetUp::Session(setting("x", "x")), savepoint()];
+        release(&mut log, "a");
+        roll_back_to(&mut log, "a");
+        assert_eq!(log.len(), 1);
+        let mut log = vec![savepoint(), SetUp::Session(setting("x", "x"))];
+        release(&mut log, "a");
         roll_back_to(&mut log, "a");
         assert_eq!(log.len(), 1);
     }

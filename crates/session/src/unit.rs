@@ -38,18 +38,31 @@ pub(crate) enum Consequence {
     Rollback,
     PrepareTransaction,
     Set(Setting),
-    /// SET LOCAL, SET TRANSACTION and the like.
-    SetLocal(Bytes),
-    /// The transaction is read-only from here.
-    ReadOnly,
+    /// SET LOCAL, SET TRANSACTION and the like; whether commits may no longer be synchronous.
+    SetLocal {
+        wire: Bytes,
+        may_commit_async: bool,
+    },
+    /// The transaction is restricted from here.
+    Restrict {
+        read_only: bool,
+        one_snapshot: bool,
+    },
     Savepoint(String, Bytes),
-    Release(Bytes),
+    Release(String),
     RollbackTo(String),
     Prepare(Bytes, Box<Prepared>),
     /// `None` for all.
     Deallocate(Option<Bytes>),
     DiscardAll,
-    Cursor,
+}
+
+/// A Parse of a unit.
+#[derive(Debug, Clone)]
+pub(crate) struct Parsed {
+    pub(crate) name: Bytes,
+    /// The session has put it in: the client must not see its answer.
+    pub(crate) injected: bool,
 }
 
 /// A unit while it is collected, waits, and is in flight.
@@ -85,18 +98,30 @@ pub(crate) struct Unit {
     pub(crate) ends_transaction: bool,
     /// It is more than one statement, with transaction control among them.
     pub(crate) mixes_control: bool,
-    pub(crate) copies_in: bool,
+    /// Number of COPY FROM STDIN in it.
+    pub(crate) copies_in: usize,
+    /// It is one frame that is passed on as it comes, too large to be collected.
+    pub(crate) streams: bool,
+    /// A transaction begins where one ends (AND CHAIN).
+    pub(crate) chains: bool,
+    /// It could not be read: what it leaves on the session is not known.
+    pub(crate) unread: bool,
     pub(crate) changes_catalog: bool,
     pub(crate) listens: bool,
-    pub(crate) consequences: Vec<Consequence>,
+    /// With the number of the command that each follows from.
+    pub(crate) consequences: Vec<(usize, Consequence)>,
+    /// Commands in it.
+    pub(crate) commands: usize,
     /// Prepared statements that the server must have.
     pub(crate) uses: Vec<Bytes>,
     /// Statements that its Parse messages make, in order.
-    pub(crate) parses: Vec<Bytes>,
-    /// Statements that its Close messages remove.
-    pub(crate) closes: Vec<Bytes>,
+    pub(crate) parses: Vec<Parsed>,
+    /// What its Close messages remove, in order; `None` for a portal or what is not there.
+    pub(crate) closes: Vec<Option<(Bytes, Prepared)>>,
 
-    /// It has failed on the standby: whatever the transaction says, it runs on the primary.
+    /// It has failed on the standby and runs again.
+    pub(crate) run_again: bool,
+    /// Whatever it does, it runs on the primary.
     pub(crate) run_on_primary: bool,
     /// Where it runs.
     pub(crate) leg: Option<Leg>,
@@ -108,8 +133,12 @@ pub(crate) struct Unit {
     pub(crate) held: BytesMut,
     pub(crate) errored: bool,
     pub(crate) parse_completes: usize,
+    pub(crate) close_completes: usize,
+    pub(crate) command_completes: usize,
     /// The last command was answered with ROLLBACK: a COMMIT of a failed transaction.
     pub(crate) rolled_back: bool,
+    /// The server has begun to take data of COPY.
+    pub(crate) copy_started: bool,
     /// The server takes data of COPY.
     pub(crate) copy_active: bool,
     /// A position is asked after it.
@@ -134,13 +163,18 @@ impl Unit {
             begins: false,
             ends_transaction: false,
             mixes_control: false,
-            copies_in: false,
+            copies_in: 0,
+            streams: false,
+            chains: false,
+            unread: false,
             changes_catalog: false,
             listens: false,
             consequences: Vec::new(),
+            commands: 0,
             uses: Vec::new(),
             parses: Vec::new(),
             closes: Vec::new(),
+            run_again: false,
             run_on_primary: false,
             leg: None,
             retryable: false,
@@ -148,10 +182,27 @@ impl Unit {
             held: BytesMut::new(),
             errored: false,
             parse_completes: 0,
+            close_completes: 0,
+            command_completes: 0,
             rolled_back: false,
+            copy_started: false,
             copy_active: false,
             asks_position: false,
         }
+    }
+
+    /// Whether it changes which prepared statements there are in a way that is known only when it has run.
+    pub(crate) fn is_structural(&self) -> bool {
+        self.consequences.iter().any(|(_, consequence)| {
+            matches!(
+                consequence,
+                Consequence::Prepare(..) | Consequence::Deallocate(_) | Consequence::DiscardAll
+            )
+        })
+    }
+
+    pub(crate) fn follows(&mut self, consequence: Consequence) {
+        self.consequences.push((self.commands, consequence));
     }
 
     pub(crate) fn push(&mut self, frame: Bytes) {
@@ -172,10 +223,15 @@ impl Unit {
         self.begins |= part.begins;
         self.ends_transaction |= part.ends_transaction;
         self.mixes_control |= part.mixes_control;
-        self.copies_in |= part.copies_in;
+        self.copies_in += part.copies_in;
+        self.streams |= part.streams;
+        self.chains |= part.chains;
+        self.unread |= part.unread;
         self.changes_catalog |= part.changes_catalog;
         self.listens |= part.listens;
-        self.consequences.append(&mut part.consequences);
+        let before = self.commands;
+        self.consequences.extend(part.consequences.drain(..).map(|(index, what)| (before + index, what)));
+        self.commands += part.commands;
         self.parses.append(&mut part.parses);
         self.closes.append(&mut part.closes);
     }

@@ -102,7 +102,10 @@ pub(super) async fn ddl_counts_at_once_for_the_session_that_did_it(lab: &Lab) {
         eu.run("ALTER TABLE changing ADD COLUMN b int DEFAULT 5").await;
         eu.expect("SELECT a + b FROM changing", round + 5).await;
         // A function that reads today writes tomorrow.
-        eu.run("CREATE FUNCTION peek() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM changing'").await;
+        eu.run(
+            "CREATE FUNCTION peek() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT count(*) FROM changing'",
+        )
+        .await;
         eu.expect("SELECT peek()", 1).await;
         eu.run(
             "CREATE OR REPLACE FUNCTION peek() RETURNS bigint VOLATILE LANGUAGE sql AS \

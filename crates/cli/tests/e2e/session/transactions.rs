@@ -134,7 +134,10 @@ pub(super) async fn read_only_transactions_refuse_writes(lab: &Lab) {
 pub(super) async fn batches_of_statements_are_transactions(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE batch (id int PRIMARY KEY)").await;
-    assert_eq!(eu.fails("INSERT INTO batch VALUES (1); SELECT 1; INSERT INTO batch VALUES (1)").await, "23505");
+    assert_eq!(
+        eu.fails("INSERT INTO batch VALUES (1); SELECT 1; INSERT INTO batch VALUES (1)").await,
+        "23505"
+    );
     eu.expect("SELECT count(*) FROM batch", 0).await;
     let messages = eu
         .simple_query("SELECT 1; INSERT INTO batch VALUES (1); SELECT count(*) FROM batch; ; SELECT 'end'")
@@ -162,7 +165,8 @@ pub(super) async fn locks_are_held_between_sessions(lab: &Lab) {
     one.expect("SELECT id FROM seat WHERE taken_by IS NULL FOR UPDATE", 1).await;
     assert_eq!(two.fails("SELECT id FROM seat FOR UPDATE NOWAIT").await, "55P03");
     two.expect("SELECT count(*) FROM (SELECT id FROM seat FOR UPDATE SKIP LOCKED) s", 0).await;
-    let waiting = async { two.text("UPDATE seat SET taken_by = 'two' WHERE taken_by IS NULL RETURNING 1").await };
+    let waiting =
+        async { two.text("UPDATE seat SET taken_by = 'two' WHERE taken_by IS NULL RETURNING 1").await };
     let taking = one.run("UPDATE seat SET taken_by = 'one'; COMMIT");
     let (waited, ()) = futures_util::join!(waiting, taking);
     assert_eq!(waited, "(no row)");

@@ -46,7 +46,11 @@ impl Pangea {
     /// Runs a command to its end.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Run {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pangea"));
-        command.args(arguments).env("PANGEA_DATA_DIR", &self.data_dir).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(arguments)
+            .env("PANGEA_DATA_DIR", &self.data_dir)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         let output = timeout(COMMAND_TIMEOUT, command.output());
         let output = output.await.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -119,7 +119,10 @@ impl Session {
 
     /// The next notice or notification.
     pub(crate) async fn message(&mut self) -> AsyncMessage {
-        timeout(MESSAGE_TIMEOUT, self.messages.recv()).await.expect("no message comes").expect("the session is over")
+        timeout(MESSAGE_TIMEOUT, self.messages.recv())
+            .await
+            .expect("no message comes")
+            .expect("the session is over")
     }
 
     /// Channel and payload of the next notification.

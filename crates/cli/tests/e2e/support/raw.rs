@@ -93,7 +93,8 @@ impl Raw {
             if tag == b'E' {
                 let field = |name: u8| {
                     let found = body.split(|byte| *byte == 0).find(|field| field.first() == Some(&name));
-                    String::from_utf8_lossy(found.and_then(|field| field.get(1..)).unwrap_or_default()).into_owned()
+                    String::from_utf8_lossy(found.and_then(|field| field.get(1..)).unwrap_or_default())
+                        .into_owned()
                 };
                 return Some((field(b'C'), field(b'M')));
             }
