@@ -179,6 +179,8 @@ impl Split {
             let event = poll_fn(|cx| self.poll_event(cx)).await;
             self.handle(event);
             self.attend();
+            // Whatever one session makes of its events, the others get their turn.
+            tokio::task::consume_budget().await;
         }
         self.finish().await;
     }

@@ -351,6 +351,8 @@ impl Session {
             Effect::Load => set(unit, format!("load {}", String::from_utf8_lossy(&wire())), &wire()),
             Effect::ResetAll => set(unit, RESET_ALL.to_owned(), &wire()),
             Effect::Set { name, local } => {
+                // Roles, configurations, encodings: what is set may be something that the session has just made.
+                unit.reads = true;
                 let given = parameter.filter(|_| name.is_empty()).map(String::from_utf8_lossy);
                 let name = given.map_or_else(|| name.clone(), |name| name.to_ascii_lowercase());
                 if *local {

@@ -20,6 +20,12 @@ const INSPECTED_LEN_MAX: usize = 1 << 20;
 /// The parameter that tells clients whether writes are possible: on the cluster endpoint they are.
 const IN_HOT_STANDBY: &[u8] = b"in_hot_standby";
 
+/// A setting of two parts, of which each SET may change one: what is replayed is the whole, as it was reported.
+const DATE_STYLE: &str = "datestyle";
+
+/// The same as it is reported.
+const REPORTED_DATE_STYLE: &[u8] = b"DateStyle";
+
 /// The parameter that tells how backslashes in string literals are read.
 const STANDARD_STRINGS: &[u8] = b"standard_conforming_strings";
 
@@ -42,11 +48,9 @@ impl Session {
     }
 
     fn take_frame(&mut self, leg: Leg) -> bool {
-        // What the primary says of its own accord must not fall into the middle of a local answer.
+        // What one server says must not fall into the middle of a frame of the other.
         let other = self.link(other(leg));
-        let in_middle = other.rest > 0 && other.rest_passes;
-        let local_answers = self.in_flight.front().is_some_and(|unit| unit.leg == Some(Leg::Local));
-        if in_middle || (leg == Leg::Primary && local_answers) {
+        if other.rest > 0 && other.rest_passes {
             return false;
         }
         if self.link(leg).rest > 0 {
@@ -451,7 +455,12 @@ impl Session {
 
     fn keep_settings(&mut self, leg: Leg, set_up: Vec<SetUp>) {
         for set_up in set_up {
-            let SetUp::Session(setting) = set_up else { continue };
+            let SetUp::Session(mut setting) = set_up else { continue };
+            if setting.key == DATE_STYLE
+                && let Some(value) = self.parameters.get(REPORTED_DATE_STYLE)
+            {
+                setting.wire = set_date_style(value);
+            }
             if self.settings.is_full() {
                 // BOUNDED: a session that cannot be made anew elsewhere stays where all of it is.
                 self.pinned = true;
@@ -552,6 +561,15 @@ fn other(leg: Leg) -> Leg {
         Leg::Local => Leg::Primary,
         Leg::Primary => Leg::Local,
     }
+}
+
+fn set_date_style(value: &[u8]) -> Bytes {
+    let mut wire = BytesMut::new();
+    build::query(
+        &mut wire,
+        &format!("SET datestyle TO '{}'", String::from_utf8_lossy(value).replace('\'', "''")),
+    );
+    wire.freeze()
 }
 
 fn local_transaction(begin: Begin) -> Transaction {

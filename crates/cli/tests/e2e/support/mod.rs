@@ -19,7 +19,7 @@ use pangea_node::Health;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-pub(crate) use command::{Pangea, Run, make_file, snapshot};
+pub(crate) use command::{Pangea, make_file, snapshot};
 pub(crate) use database::{Database, Session, code};
 pub(crate) use raw::{Raw, frame, startup};
 pub(crate) use tls::Tls;
