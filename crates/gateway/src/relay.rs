@@ -19,6 +19,9 @@ use crate::cancel::{CancelRegistry, CancelRequest, Registration};
 use crate::links::{Generation, Route};
 use crate::stream::Stream;
 
+/// A Terminate message.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
+
 /// One relayed session.
 pub(crate) struct Relay {
     client: Stream,
@@ -30,6 +33,8 @@ pub(crate) struct Relay {
     /// From the server, not yet written to the client.
     to_client: BytesMut,
     tracker: FrameTracker,
+    /// The client's last bytes are a Terminate: the server is expected to close.
+    terminated: bool,
     registry: CancelRegistry,
     cancel_sender: tokio::sync::mpsc::Sender<CancelRequest>,
     registration: Option<(CancelKey, Registration)>,
@@ -71,6 +76,7 @@ impl Relay {
             to_server,
             to_client,
             tracker,
+            terminated: false,
             registry,
             cancel_sender,
             registration,
@@ -92,11 +98,12 @@ impl Relay {
                     drop(request);
                 }
                 Event::ClientGone => return,
-                Event::ServerGone => break server_lost(&relay.route),
-                Event::Stopping => break crate::shutting_down(),
+                Event::ServerGone if relay.terminated => break None,
+                Event::ServerGone => break Some(server_lost(&relay.route)),
+                Event::Stopping => break Some(crate::shutting_down()),
             }
         };
-        relay.tell(&farewell).await;
+        relay.finish(farewell).await;
     }
 
     fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -124,7 +131,10 @@ impl Relay {
                     let _ = poll_drain(&mut self.server, &mut self.to_server, cx);
                     return ControlFlow::Break(Event::ClientGone);
                 }
-                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Ready(Ok(_)) => {
+                    self.terminated = self.to_server.ends_with(TERMINATE);
+                    moved = true;
+                }
                 Poll::Pending => {}
             }
         }
@@ -186,10 +196,13 @@ impl Relay {
         })
     }
 
-    /// Ends the session with an error, if the stream to the client stands between two frames and the server has
+    /// Ends the session: with an error, if there is one to tell, the stream to the client stands between two frames and the server has
     /// not ended it with an error of its own.
-    async fn tell(mut self, error: &ErrorFields) {
-        if self.tracker.at_boundary() && !self.tracker.saw_fatal {
+    async fn finish(mut self, error: Option<ErrorFields>) {
+        if let Some(error) = error
+            && self.tracker.at_boundary()
+            && !self.tracker.saw_fatal
+        {
             error.write(&mut self.to_client);
         }
         let write = self.client.write_all_buf(&mut self.to_client);

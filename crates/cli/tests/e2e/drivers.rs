@@ -186,9 +186,6 @@ async fn tokio_postgres_over_tls(lab: &Lab) {
         config.ssl_mode(tokio_postgres::config::SslMode::Require);
         let (client, connection) = config.connect(tls.clone()).await.unwrap();
         let connection = tokio::spawn(connection);
-        client.batch_execute("CREATE TABLE sealed (id int); INSERT INTO sealed VALUES (1)").await.unwrap();
-        let row = client.query_one("SELECT count(*) FROM sealed", &[]).await.unwrap();
-        assert_eq!(row.get::<_, i64>(0), 1);
         // A cancel request comes over TLS, too.
         let token = client.cancel_token();
         let cancel = async {
@@ -197,6 +194,9 @@ async fn tokio_postgres_over_tls(lab: &Lab) {
         };
         let (done, ()) = futures_util::join!(client.batch_execute("SELECT pg_sleep(100)"), cancel);
         assert_eq!(code(&done.unwrap_err()), "57014");
+        client.batch_execute("CREATE TABLE sealed (id int); INSERT INTO sealed VALUES (1)").await.unwrap();
+        let row = client.query_one("SELECT count(*) FROM sealed", &[]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), 1);
         client.batch_execute("DROP TABLE sealed").await.unwrap();
         drop(client);
         connection.await.unwrap().unwrap();

@@ -112,7 +112,8 @@ pub(super) async fn lengths_of_a_gigabyte_after_the_log_in(lab: &Lab) {
         for tag in *b"QPBDECdf" {
             let mut raw = logged_in(lab, region).await;
             raw.send(&[tag, 0x7f, 0xff, 0xff, 0xff]).await;
-            assert_eq!(raw.error().await.unwrap().0, "08P01", "{}", char::from(tag));
+            let (code, message) = raw.error().await.unwrap();
+            assert_eq!(code, "08P01", "{region}, {}: {message}", char::from(tag));
             raw.closed().await;
         }
         // As long as one may be, but it never comes.

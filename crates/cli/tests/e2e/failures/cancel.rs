@@ -13,10 +13,16 @@ async fn named(lab: &Lab, region: &str, name: &str) -> Session {
     lab.at(region).named(name).connect().await
 }
 
+/// Makes the table by another session: one that has just made a table reads on the primary for a while.
+async fn patience(lab: &Lab) {
+    lab.connect(US).await.run("CREATE TABLE IF NOT EXISTS patience (id int); DELETE FROM patience").await;
+    lab.replicated(EU, "SELECT count(*) FROM patience").await;
+}
+
 /// Starts a statement that sleeps, cancels it when the server of `works_in` does so, and goes on at once.
 async fn rounds(lab: &Lab, works_in: &str, name: &str, statement: &str) {
+    patience(lab).await;
     let session = named(lab, EU, name).await;
-    session.run("CREATE TABLE IF NOT EXISTS patience (id int)").await;
     let token = session.cancel_token();
     for round in 0..ROUNDS {
         let cancel = async {
@@ -44,8 +50,8 @@ pub(super) async fn of_a_statement_on_the_primary(lab: &Lab) {
 }
 
 pub(super) async fn that_races_with_the_end_of_its_query(lab: &Lab) {
+    patience(lab).await;
     let session = named(lab, EU, "cancel_race").await;
-    session.run("CREATE TABLE IF NOT EXISTS patience (id int)").await;
     let token = session.cancel_token();
     let statements = [
         "SELECT pg_sleep(0.01)",
@@ -72,7 +78,7 @@ pub(super) async fn that_races_with_the_end_of_its_query(lab: &Lab) {
 
 pub(super) async fn of_one_session_never_hits_another(lab: &Lab) {
     const SHORT: &str = "pg_sleep(2)";
-    lab.connect(EU).await.run("CREATE TABLE IF NOT EXISTS patience (id int)").await;
+    patience(lab).await;
     let a = named(lab, EU, "cancel_a").await;
     let (b, c) = (named(lab, EU, "cancel_b").await, named(lab, EU, "cancel_c").await);
     let d = named(lab, US, "cancel_d").await;

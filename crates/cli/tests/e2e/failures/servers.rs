@@ -98,8 +98,8 @@ pub(super) async fn a_terminated_local_backend_ends_the_session(lab: &Lab) {
 }
 
 pub(super) async fn a_terminated_backend_on_the_primary_fails_the_statement(lab: &Lab) {
+    lab.connect(US).await.run(TABLE).await;
     let session = named(lab, "ended_there").await;
-    session.run(TABLE).await;
     let end = async {
         lab.sleeping(US, "ended_there").await;
         terminate(lab, US, "ended_there").await;

@@ -148,7 +148,7 @@ pub(super) async fn pipelined_statements_keep_their_order(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE queue (id bigint PRIMARY KEY)").await;
     let insert = eu.prepare("INSERT INTO queue VALUES ($1)").await.unwrap();
-    let count = eu.prepare("SELECT count(*) + $1 * 0 FROM queue").await.unwrap();
+    let count = eu.prepare("SELECT count(*) + $1::bigint * 0 FROM queue").await.unwrap();
     let statements = (0..COUNT).map(|id| {
         let (eu, insert, count) = (&eu, &insert, &count);
         async move {

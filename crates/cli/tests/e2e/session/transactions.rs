@@ -108,7 +108,9 @@ pub(super) async fn serializable_conflicts_are_found(lab: &Lab) {
     two.run("COMMIT").await;
     two.expect("SELECT count(*) FROM doctor", 4).await;
 
-    one.run("SET default_transaction_isolation = serializable; BEGIN").await;
+    // Apart: a transaction, even an implicit one, keeps the level that it began with.
+    one.run("SET default_transaction_isolation = serializable").await;
+    one.run("BEGIN").await;
     one.expect("SHOW transaction_isolation", "serializable").await;
     one.run("DELETE FROM doctor; COMMIT; DROP TABLE doctor").await;
 }
@@ -123,7 +125,8 @@ pub(super) async fn read_only_transactions_refuse_writes(lab: &Lab) {
     eu.run("SET default_transaction_read_only = on").await;
     assert_eq!(eu.fails("INSERT INTO closed VALUES (1)").await, "25006");
     eu.run("BEGIN READ WRITE; INSERT INTO closed VALUES (1); COMMIT").await;
-    eu.run("RESET default_transaction_read_only; INSERT INTO closed VALUES (2)").await;
+    eu.run("RESET default_transaction_read_only").await;
+    eu.run("INSERT INTO closed VALUES (2)").await;
     eu.run("BEGIN; SET TRANSACTION READ ONLY").await;
     assert_eq!(eu.fails("DELETE FROM closed").await, "25006");
     eu.run("ROLLBACK").await;
