@@ -168,7 +168,9 @@ async fn first_packet(
     input: &mut BytesMut,
 ) -> Result<Option<Startup>, Refusal> {
     loop {
-        let Some((packet, length)) = startup::parse_first_packet(input).map_err(startup_error)? else {
+        let Some((packet, length)) =
+            startup::parse_first_packet(input).map_err(|error| startup_error(&error))?
+        else {
             if stream.read_buf(input).await? == 0 {
                 return Err(Refusal::Gone);
             }
@@ -190,7 +192,7 @@ async fn first_packet(
     }
 }
 
-fn startup_error(error: startup::StartupError) -> ErrorFields {
+fn startup_error(error: &startup::StartupError) -> ErrorFields {
     let code = match error {
         startup::StartupError::NoUser => SqlState::INVALID_AUTHORIZATION,
         startup::StartupError::Version(_) => SqlState::FEATURE_NOT_SUPPORTED,

@@ -254,7 +254,7 @@ impl Generation {
             None => false,
         };
         if !changed {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

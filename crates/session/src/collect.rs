@@ -567,13 +567,7 @@ fn begin(wire: Bytes, start: bool, read_only: Option<bool>, isolation: Option<Is
     let on_primary = isolation == Some(Isolation::Serializable)
         || read_only == Some(false)
         || (one_snapshot && !read_only_said);
-    Begin {
-        wire: wire.clone(),
-        start_transaction: start,
-        read_only: read_only_said,
-        one_snapshot,
-        on_primary,
-    }
+    Begin { wire, start_transaction: start, read_only: read_only_said, one_snapshot, on_primary }
 }
 
 /// A Query with one statement of a longer text.

@@ -274,7 +274,9 @@ impl Session {
                 continue;
             };
             let makes = |unit: &Unit| unit.parses.iter().any(|parsed| parsed.name == name);
-            if makes(unit) || self.in_flight.iter().any(makes) {
+            // The position query behind a unit ends the unnamed statement that it made.
+            let made = |unit: &Unit| makes(unit) && !(name.is_empty() && unit.asks_position);
+            if makes(unit) || self.in_flight.iter().any(made) {
                 continue;
             }
             let statement = statement.clone();
@@ -303,7 +305,9 @@ impl Session {
         // A read that runs there sees more than the session knows of: what it reads here next must not be older.
         let commits = match self.transaction {
             Transaction::Primary => unit.ends_transaction,
-            Transaction::Idle => !unit.begins && (unit.needs_primary || unit.reads || self.position_unknown),
+            Transaction::Idle => {
+                !unit.begins && (unit.needs_primary || (unit.reads && unit.executes) || self.position_unknown)
+            }
             Transaction::Local(_) => false,
         };
         if commits {

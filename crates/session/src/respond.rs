@@ -74,9 +74,9 @@ impl Session {
                 }
                 let Some(frame) = self.take_whole(leg, header) else { return false };
                 match expected {
-                    Some(Expect::Startup) => self.take_startup_frame(leg, header.tag, frame),
+                    Some(Expect::Startup) => self.take_startup_frame(leg, header.tag, &frame),
                     Some(expected) => self.take_hidden_frame(leg, expected, header.tag, &frame),
-                    None => self.take_unasked_frame(leg, header.tag, frame),
+                    None => self.take_unasked_frame(leg, header.tag, &frame),
                 }
                 true
             }
@@ -113,7 +113,7 @@ impl Session {
         self.take_rest(leg);
     }
 
-    fn take_startup_frame(&mut self, leg: Leg, tag: u8, frame: Bytes) {
+    fn take_startup_frame(&mut self, leg: Leg, tag: u8, frame: &Bytes) {
         let body = &frame[HEADER_LEN..];
         match tag {
             b'K' => {
@@ -125,13 +125,13 @@ impl Session {
             b'Z' => {
                 self.link_mut(leg).expect.pop_front();
             }
-            b'E' if leg == Leg::Primary => return self.refuse_on_primary(&frame),
-            b'S' if leg == Leg::Local => return self.report_parameter(&frame),
+            b'E' if leg == Leg::Primary => return self.refuse_on_primary(frame),
+            b'S' if leg == Leg::Local => return self.report_parameter(frame),
             b'E' => self.phase = Phase::Over,
             _ => {}
         }
         if leg == Leg::Local {
-            self.client_out.extend_from_slice(&frame);
+            self.client_out.extend_from_slice(frame);
         }
     }
 
@@ -152,7 +152,7 @@ impl Session {
         // The session goes on: an error of severity FATAL would make the client give up.
         let error = as_plain_error(error);
         for unit in refused {
-            self.answer_with_error(unit, &error);
+            self.answer_with_error(&unit, &error);
         }
     }
 
@@ -212,17 +212,17 @@ impl Session {
     }
 
     /// Notices, notifications and parameters that a server sends of its own accord; errors before it goes.
-    fn take_unasked_frame(&mut self, leg: Leg, tag: u8, frame: Bytes) {
+    fn take_unasked_frame(&mut self, leg: Leg, tag: u8, frame: &Bytes) {
         match tag {
-            b'S' => self.report_parameter(&frame),
-            b'A' => self.notify(&frame),
-            b'N' => self.client_out.extend_from_slice(&frame),
+            b'S' => self.report_parameter(frame),
+            b'A' => self.notify(frame),
+            b'N' => self.client_out.extend_from_slice(frame),
             b'E' if leg == Leg::Local || self.pinned || self.listening => {
-                self.client_out.extend_from_slice(&frame);
+                self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
             }
             b'E' if matches!(self.transaction, Transaction::Primary) => {
-                self.client_out.extend_from_slice(&frame);
+                self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
             }
             _ => {}
@@ -278,7 +278,7 @@ impl Session {
         let Some(frame) = self.take_whole(leg, header) else { return false };
         match header.tag {
             b'Z' => self.finish_unit(leg, &frame),
-            b'E' => self.take_error(leg, frame),
+            b'E' => self.take_error(leg, &frame),
             b'S' => self.report_parameter(&frame),
             b'A' => self.notify(&frame),
             tag => {
@@ -292,7 +292,7 @@ impl Session {
         true
     }
 
-    fn take_error(&mut self, leg: Leg, frame: Bytes) {
+    fn take_error(&mut self, leg: Leg, frame: &Bytes) {
         let hidden = self.link_mut(leg).hidden_error.take();
         let may_rerun = self.may_run_on_primary();
         let Some(unit) = self.in_flight.front_mut() else { return };
@@ -312,7 +312,7 @@ impl Session {
             return;
         }
         unit.release(&mut self.client_out);
-        self.client_out.extend_from_slice(hidden.as_ref().unwrap_or(&frame));
+        self.client_out.extend_from_slice(hidden.as_ref().unwrap_or(frame));
         if fatal {
             self.phase = Phase::Over;
         }
@@ -325,7 +325,7 @@ impl Session {
             Transaction::Idle => true,
             Transaction::Primary => false,
             Transaction::Local(local) => {
-                !local.failed && !local.has_cursor && !(local.begin.one_snapshot && local.has_read)
+                !(local.failed || local.has_cursor || local.begin.one_snapshot && local.has_read)
             }
         }
     }
@@ -373,7 +373,10 @@ impl Session {
         let wrote = unit.needs_primary || unit.unread || was_primary;
         self.forget_parses(&unit, unit.parse_completes);
         for parsed in unit.parses.iter().take(unit.parse_completes) {
-            self.mark_prepared(&parsed.name, leg);
+            // The position query behind the unit has ended the unnamed statement.
+            if !(parsed.name.is_empty() && unit.asks_position) {
+                self.mark_prepared(&parsed.name, leg);
+            }
         }
         self.catalog_changed |= unit.changes_catalog;
         self.conclude_closes(leg, &mut unit);

@@ -382,15 +382,15 @@ impl Session {
         let mut frame = BytesMut::new();
         error.write(&mut frame);
         if let Some(unit) = self.pending.pop_front() {
-            self.answer_with_error(unit, &frame);
+            self.answer_with_error(&unit, &frame);
         }
         true
     }
 
     /// Answers a unit that was sent nowhere.
-    pub(crate) fn answer_with_error(&mut self, unit: Unit, error: &[u8]) {
+    pub(crate) fn answer_with_error(&mut self, unit: &Unit, error: &[u8]) {
         self.client_out.extend_from_slice(error);
-        self.forget_parses(&unit, 0);
+        self.forget_parses(unit, 0);
         let status = match &mut self.transaction {
             Transaction::Idle => b'I',
             Transaction::Primary => b'E',

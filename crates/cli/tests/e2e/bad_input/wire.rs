@@ -113,7 +113,8 @@ pub(super) async fn lengths_of_a_gigabyte_after_the_log_in(lab: &Lab) {
             let mut raw = logged_in(lab, region).await;
             raw.send(&[tag, 0x7f, 0xff, 0xff, 0xff]).await;
             let (code, message) = raw.error().await.unwrap();
-            assert_eq!(code, "08P01", "{region}, {}: {message}", char::from(tag));
+            // PostgreSQL itself hangs up without a word, which a relay reports as 08006.
+            assert!(["08P01", "08006"].contains(&code.as_str()), "{region}, {}: {message}", char::from(tag));
             raw.closed().await;
         }
         // As long as one may be, but it never comes.

@@ -4,15 +4,20 @@ use std::path::Path;
 
 use crate::support::{EU, Lab, Pangea, US, code, eventually, id, in_scratch};
 
-async fn start_again(lab: &Lab, region: &str) {
-    lab.cluster.start_region(&id(region)).await.unwrap();
+/// Starts what is down. An earlier scenario that failed may have left another one down.
+async fn start_all(lab: &Lab) {
+    for entry in &lab.cluster.manifest().regions {
+        lab.cluster.start_region(&entry.name).await.unwrap();
+    }
     lab.healthy().await;
 }
 
 pub(super) async fn a_stopping_region_tells_its_sessions(lab: &Lab) {
+    start_all(lab).await;
     let mut idle = lab.connect(EU).await;
     let mut open = lab.connect(EU).await;
-    open.run("CREATE TABLE kept (id int); BEGIN; INSERT INTO kept VALUES (1)").await;
+    open.run("CREATE TABLE kept (id int)").await;
+    open.run("BEGIN; INSERT INTO kept VALUES (1)").await;
     let mut reading = lab.connect(EU).await;
     reading.run("BEGIN; SELECT 1").await;
     let mut reader = lab.reader(EU).connect().await;
@@ -28,7 +33,7 @@ pub(super) async fn a_stopping_region_tells_its_sessions(lab: &Lab) {
     }
     assert!(lab.at(EU).try_connect().await.is_err());
     lab.connect(US).await.run("INSERT INTO kept VALUES (2)").await;
-    start_again(lab, EU).await;
+    start_all(lab).await;
     let found = lab.connect(EU).await;
     eventually("the row is here", async || {
         (found.text("SELECT sum(id) FROM kept").await == "2").then_some(())
@@ -38,6 +43,7 @@ pub(super) async fn a_stopping_region_tells_its_sessions(lab: &Lab) {
 }
 
 pub(super) async fn a_stopping_primary_tells_sessions_of_other_regions(lab: &Lab) {
+    start_all(lab).await;
     let session = lab.at(EU).named("forwarded").connect().await;
     session.run("CREATE TABLE kept (id int)").await;
     let reader = lab.connect(EU).await;
@@ -51,7 +57,7 @@ pub(super) async fn a_stopping_primary_tells_sessions_of_other_regions(lab: &Lab
     reader.expect("SELECT count(*) FROM generate_series(1, 3)", 3).await;
     let refused = reader.fails("INSERT INTO kept VALUES (1)").await;
     assert!(refused.starts_with("08") || refused.starts_with("57"), "{refused}");
-    start_again(lab, US).await;
+    start_all(lab).await;
     let session = lab.connect(EU).await;
     session.run("INSERT INTO kept VALUES (1)").await;
     session.expect("SELECT count(*) FROM kept", 1).await;
@@ -59,13 +65,14 @@ pub(super) async fn a_stopping_primary_tells_sessions_of_other_regions(lab: &Lab
 }
 
 pub(super) async fn a_killed_region_comes_back(lab: &Lab) {
+    start_all(lab).await;
     for region in [EU, US] {
         let session = lab.connect(region).await;
         session.run("CREATE TABLE kept (id int); INSERT INTO kept VALUES (1)").await;
         lab.replicated(EU, "SELECT count(*) FROM kept").await;
         lab.cluster.kill_region(&id(region)).await.unwrap();
         assert!(session.simple_query("SELECT 1").await.is_err());
-        start_again(lab, region).await;
+        start_all(lab).await;
         let session = lab.connect(region).await;
         session.run("INSERT INTO kept VALUES (2)").await;
         session.expect("SELECT sum(id) FROM kept", 3).await;

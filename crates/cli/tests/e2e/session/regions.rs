@@ -20,8 +20,9 @@ pub(super) async fn a_table_made_in_one_region_is_used_in_the_others(lab: &Lab) 
 const ROUNDS: i64 = 300;
 
 pub(super) async fn reads_see_own_writes_while_replay_is_slow(lab: &Lab) {
+    // By another session: one that has just made a table reads on the primary for a while.
+    lab.connect(US).await.run("CREATE TABLE written (id bigint PRIMARY KEY, half bigint)").await;
     let eu = lab.connect(EU).await;
-    eu.run("CREATE TABLE written (id bigint PRIMARY KEY, half bigint)").await;
     let server = lab.server(EU).connect().await;
     lab.replicated(EU, "SELECT count(*) FROM written").await;
     server.run("ALTER SYSTEM SET recovery_min_apply_delay = '20ms'").await;
@@ -45,6 +46,7 @@ pub(super) async fn reads_see_own_writes_while_replay_is_slow(lab: &Lab) {
     // The reads ran here and not on the primary: each has scanned the local table once.
     eventually("the local server has counted the reads", async || {
         let now: i64 = server.text(scans).await.parse().unwrap();
+        eprintln!("{now} {before}");
         (now - before >= ROUNDS).then_some(())
     })
     .await;

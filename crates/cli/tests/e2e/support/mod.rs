@@ -124,7 +124,10 @@ pub(crate) fn finish(scratch: TempDir, failures: &[String]) {
 pub(crate) fn in_scratch(test: impl AsyncFnOnce(&Path)) {
     let scratch = scratch();
     let path = scratch.path().to_owned();
-    let outcome = block_on(AssertUnwindSafe(timeout(SCENARIO_TIMEOUT * 2, test(&path))).catch_unwind());
+    let outcome = block_on(async {
+        let test = timeout(SCENARIO_TIMEOUT * 2, test(&path));
+        AssertUnwindSafe(test).catch_unwind().await
+    });
     let failure = match outcome {
         Ok(Ok(())) => None,
         Ok(Err(_)) => Some("hangs".to_owned()),
