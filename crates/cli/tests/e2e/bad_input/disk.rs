@@ -5,8 +5,8 @@ use std::process::Command;
 
 use crate::support::{Pangea, in_scratch, make_file, snapshot};
 
-/// Too small for initdb.
-const TINY: &str = "20m";
+/// Too small for initdb, each at another point of it.
+const TINY: [&str; 4] = ["1m", "8m", "20m", "30m"];
 /// Room for one region.
 const ROOMY: &str = "256m";
 
@@ -65,16 +65,19 @@ fn where_disks_can_be_mounted(name: &str, test: impl AsyncFnOnce(&Path)) {
 #[test]
 fn a_disk_too_small_for_a_new_cluster() {
     where_disks_can_be_mounted("bad_input::disk::a_disk_too_small_for_a_new_cluster", async |scratch| {
-        let disk = SmallDisk::mount(&scratch.join("disk"), TINY);
-        make_file(&disk.path.join("mine/thesis.tex"), "twelve years of work");
-        let before = snapshot(&disk.path.join("mine"));
-        let data_dir = disk.path.join("data");
-        let pangea = Pangea::new(&data_dir);
-        pangea.up(&[]).await.refused(&["no space left", "start again", data_dir.to_str().unwrap()]);
-        assert_eq!(snapshot(&disk.path.join("mine")), before);
-        let pgdata = data_dir.join("us-east-1/pgdata");
-        assert!(!pgdata.exists(), "half a data directory was left behind");
-        drop(pangea);
+        for size in TINY {
+            let disk = SmallDisk::mount(&scratch.join(size), size);
+            make_file(&disk.path.join("mine/thesis.tex"), "twelve years of work");
+            let before = snapshot(&disk.path.join("mine"));
+            let data_dir = disk.path.join("data");
+            let pangea = Pangea::new(&data_dir);
+            pangea.up(&[]).await.refused(&["no space left", "start again", data_dir.to_str().unwrap()]);
+            assert_eq!(snapshot(&disk.path.join("mine")), before, "{size}");
+            let region = snapshot(&data_dir.join("us-east-1"));
+            let left = region.keys().find(|path| path.ends_with("PG_VERSION"));
+            assert_eq!(left, None, "{size}: half a data directory was left behind");
+            drop(pangea);
+        }
     });
 }
 

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) use command::{Pangea, make_file, snapshot};
 pub(crate) use database::{Database, Session, code};
-pub(crate) use raw::{Raw, frame, startup};
+pub(crate) use raw::{Raw, cancel, frame, startup};
 pub(crate) use tls::Tls;
 
 /// The primary region of every cluster here.

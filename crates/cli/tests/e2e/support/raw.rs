@@ -1,13 +1,16 @@
 //! The protocol byte by byte.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_postgres::{CancelToken, NoTls};
 
 /// Longest wait for what has to come.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -134,5 +137,48 @@ impl Raw {
         let read = timeout(READ_TIMEOUT, self.stream.read_buf(&mut self.input)).await.expect("silence");
         // A reset is an end, too.
         read.unwrap_or(0) > 0
+    }
+}
+
+/// Cancels as libpq does: returns when the server has closed the connection of the request, from which moment on
+/// it can hit nothing that is sent later. (tokio-postgres itself does not wait for that.)
+pub(crate) async fn cancel(token: &CancelToken, address: SocketAddr) {
+    let stream = UntilClosed(TcpStream::connect(address).await.unwrap());
+    let done = timeout(READ_TIMEOUT, token.cancel_query_raw(stream, NoTls));
+    done.await.expect("the cancel request stays open").unwrap();
+}
+
+/// A stream whose shutdown is the other side's.
+struct UntilClosed(TcpStream);
+
+impl AsyncRead for UntilClosed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for UntilClosed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let mut byte = [0; 1];
+        let mut buffer = ReadBuf::new(&mut byte);
+        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
+        assert!(buffer.filled().is_empty(), "a cancel request is never answered");
+        Poll::Ready(Ok(()))
     }
 }
