@@ -276,9 +276,8 @@ mod tests {
         let two = Err(StartupError::Version(Version { major: 2, minor: 0 }));
         assert_eq!(parse_first_packet(b"\0\0\0\x09\0\x02\0\0\0"), two);
         assert_eq!(parse_first_packet(b"\0\0\0\x0c\0\x03\0\0ab\0\0"), Err(StartupError::Layout));
-        let twice = b"\0\0\0\x1b\0\x03\0\0user\0a\0user\0pg\0\0\0";
-        let twice = &[&[0, 0, 0, twice.len() as u8 - 1][..], &twice[4..twice.len() - 1]].concat();
-        assert_eq!(parse_first_packet(twice), Err(StartupError::Repeated("user".to_owned())));
+        let twice = written(&startup(&[("user", "a"), ("user", "postgres")]));
+        assert_eq!(parse_first_packet(&twice), Err(StartupError::Repeated("user".to_owned())));
     }
 
     #[test]
