@@ -59,7 +59,7 @@ impl Session {
             return Ok(self.take_copy_frame(header));
         }
         // What these will have prepared or thrown away decides about what comes next.
-        if self.in_flight.iter().any(Unit::is_structural) {
+        if !self.continues() && self.in_flight.iter().any(Unit::is_structural) {
             return Ok(false);
         }
         if header.tag == b'd' {
@@ -457,11 +457,13 @@ impl Session {
         if !unit.copy_active {
             // Before the server says that it takes data, the client may not know whether it will. After an error
             // in the data the server waits for a Sync: one that was sent before the data has been ignored.
-            if !(unit.errored && unit.copy_started && extended) {
+            if !(unit.errored && extended && (unit.copy_started || !unit.ended)) {
                 return false;
             }
             let sync = header.tag == b'S';
-            unit.ended |= sync;
+            if sync {
+                (unit.ended, unit.copy_started, unit.copies_in) = (true, false, unit.copies_in.max(1));
+            }
             self.passing = Some((sync.then_some(leg), header.frame_len()));
             return true;
         }

@@ -92,7 +92,9 @@ impl Session {
         let elsewhere = self.pinned || self.gave_up || unit.run_on_primary;
         let local = match &self.transaction {
             // A failed transaction takes nothing but its end.
-            Transaction::Local(local) if local.failed && !unit.run_again => return Leg::Local,
+            Transaction::Local(local) if local.failed && !unit.run_again && !unit.begins_anew() => {
+                return Leg::Local;
+            }
             _ if elsewhere => return Leg::Primary,
             Transaction::Primary => return Leg::Primary,
             Transaction::Idle => {
@@ -270,13 +272,15 @@ impl Session {
             unit.uses.clone()
         };
         for name in names {
-            let Some(statement) = self.statements.get(&name).filter(|statement| !statement.is_on(leg)) else {
-                continue;
-            };
+            // It may be closed by the very unit that uses it.
+            let closed =
+                || unit.closes.iter().flatten().find(|(closed, _)| *closed == name).map(|(_, st)| st);
+            let known = self.statements.get(&name).or_else(closed);
+            let Some(statement) = known.filter(|statement| !statement.is_on(leg)) else { continue };
             let makes = |unit: &Unit| unit.parses.iter().any(|parsed| parsed.name == name);
-            // The position query behind a unit ends the unnamed statement that it made.
-            let made = |unit: &Unit| makes(unit) && !(name.is_empty() && unit.asks_position);
-            if makes(unit) || self.in_flight.iter().any(made) {
+            // What the session has sent behind a unit has ended the unnamed statement that it made.
+            let ended = name.is_empty() && self.link(leg).expect.iter().any(|other| *other != Expect::Client);
+            if makes(unit) || (!ended && self.in_flight.iter().any(makes)) {
                 continue;
             }
             let statement = statement.clone();

@@ -31,6 +31,8 @@ mod prepared;
 mod respond;
 mod session;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 pub use leg::Leg;

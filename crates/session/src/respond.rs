@@ -137,7 +137,10 @@ impl Session {
 
     /// The primary did not accept the session, or cannot be reached: nothing ran there.
     pub(crate) fn refuse_on_primary(&mut self, error: &Bytes) {
+        // Nothing was executed there, so nothing is unknown that was not before.
+        let position_unknown = self.position_unknown;
         self.drop_primary();
+        self.position_unknown = position_unknown;
         if self.pinned || matches!(self.transaction, Transaction::Primary) {
             self.client_out.extend_from_slice(error);
             self.phase = Phase::Over;
@@ -371,13 +374,14 @@ impl Session {
         let was_primary = matches!(self.transaction, Transaction::Primary);
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
         let wrote = unit.needs_primary || unit.unread || was_primary;
-        self.forget_parses(&unit, unit.parse_completes);
+        // What the session has sent behind the unit has ended its unnamed statement.
+        let unnamed_ended = self.link(leg).expect.iter().any(|expected| *expected != Expect::Client);
         for parsed in unit.parses.iter().take(unit.parse_completes) {
-            // The position query behind the unit has ended the unnamed statement.
-            if !(parsed.name.is_empty() && unit.asks_position) {
+            if !(parsed.name.is_empty() && unnamed_ended) {
                 self.mark_prepared(&parsed.name, leg);
             }
         }
+        self.forget_parses(&unit, unit.parse_completes);
         self.catalog_changed |= unit.changes_catalog;
         self.conclude_closes(leg, &mut unit);
         // What an error leaves of a string with transaction control is not worth finding out.
@@ -387,7 +391,7 @@ impl Session {
             let prepares = matches!(consequence, Consequence::Prepare(..) | Consequence::Deallocate(_));
             let lasts = index < unit.command_completes && (in_transaction || prepares);
             if !unit.errored || lasts {
-                self.follow(leg, consequence, unit.rolled_back);
+                self.follow(leg, consequence, &unit);
             }
         }
         if let Transaction::Local(local) = &mut self.transaction {
@@ -414,7 +418,7 @@ impl Session {
         }
     }
 
-    fn follow(&mut self, leg: Leg, consequence: Consequence, rolled_back: bool) {
+    fn follow(&mut self, leg: Leg, consequence: Consequence, unit: &Unit) {
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
         match consequence {
             Consequence::Begin(begin) if !in_transaction => {
@@ -428,11 +432,15 @@ impl Session {
             Consequence::Begin(_) => {}
             Consequence::Commit | Consequence::PrepareTransaction => {
                 let set_up = std::mem::take(&mut self.set_up);
-                if !rolled_back {
+                if !unit.rolled_back {
                     self.keep_settings(leg, set_up);
                 }
+                self.end_transaction(unit);
             }
-            Consequence::Rollback => self.set_up.clear(),
+            Consequence::Rollback => {
+                self.set_up.clear();
+                self.end_transaction(unit);
+            }
             Consequence::Set(setting) if in_transaction => self.set_up.push(SetUp::Session(setting)),
             Consequence::Set(setting) => self.keep_settings(leg, vec![SetUp::Session(setting)]),
             Consequence::SetLocal { wire, may_commit_async } if in_transaction => {
@@ -453,6 +461,13 @@ impl Session {
             Consequence::DiscardAll => self.forget_everything(leg),
             // Without a transaction it had no effect but a warning.
             Consequence::SetLocal { .. } => {}
+        }
+    }
+
+    /// What follows in the same string is outside of the transaction, unless it was chained.
+    fn end_transaction(&mut self, unit: &Unit) {
+        if !unit.chains {
+            self.transaction = Transaction::Idle;
         }
     }
 

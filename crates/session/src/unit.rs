@@ -201,6 +201,11 @@ impl Unit {
         })
     }
 
+    /// Whether its first command ends a transaction that has failed, and more follows.
+    pub(crate) fn begins_anew(&self) -> bool {
+        self.mixes_control && matches!(self.consequences.first(), Some((0, Consequence::Rollback)))
+    }
+
     pub(crate) fn follows(&mut self, consequence: Consequence) {
         self.consequences.push((self.commands, consequence));
     }

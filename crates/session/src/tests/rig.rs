@@ -1,0 +1,276 @@
+//! A session with a client and two simulated servers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+
+use bytes::{Bytes, BytesMut};
+use pangea_base::Lsn;
+use pangea_pgwire::startup::{Startup, Version, parse_first_packet};
+use pangea_pgwire::{ErrorFields, SqlState};
+use pangea_sql::{Batch, Catalog, CatalogBuilder, CatalogTable, classify};
+
+use super::engine::{Database, Engine, Role};
+use super::server::Server;
+use super::wire;
+use crate::{Environment, Leg, ReadConsistency, Session, SessionOptions};
+
+/// The catalogue of the classifier's own tests, taken from a PostgreSQL 18.
+static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
+    let mut builder = CatalogBuilder::new();
+    for line in include_str!("../../../sql/tests/data/catalog.tsv").lines() {
+        let mut columns = line.split('\t');
+        let table = CatalogTable::ALL[columns.next().unwrap().parse::<usize>().unwrap()];
+        let plain = |column: &str| match column {
+            "\\N" => None,
+            _ => Some(column.replace("\\n", "\n").replace("\\t", "\t").replace("\\\\", "\\")),
+        };
+        let row: Vec<Option<String>> = columns.map(plain).collect();
+        let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
+        builder.add_row(table, &row).unwrap();
+    }
+    builder.build()
+});
+
+thread_local! {
+    static CLASSIFIED: RefCell<HashMap<String, Arc<Batch>>> = RefCell::new(HashMap::new());
+}
+
+/// What the session can ask.
+#[derive(Debug)]
+pub(super) struct World {
+    /// How far the standby is.
+    pub(super) replayed: Rc<Cell<u64>>,
+    /// Whether that is known.
+    pub(super) lag_is_known: bool,
+    /// How new the catalogue is.
+    pub(super) catalog: u64,
+}
+
+impl Environment for World {
+    fn classify(&mut self, text: &str) -> Arc<Batch> {
+        CLASSIFIED.with_borrow_mut(|known| {
+            let batch = known.entry(text.to_owned());
+            batch.or_insert_with_key(|text| Arc::new(classify(text, &CATALOG))).clone()
+        })
+    }
+
+    fn catalog_covers(&mut self, lsn: Lsn) -> bool {
+        self.catalog >= lsn.0
+    }
+
+    fn catalog_version(&self) -> u64 {
+        0
+    }
+
+    fn replayed(&self) -> Option<Lsn> {
+        self.lag_is_known.then(|| Lsn(self.replayed.get()))
+    }
+}
+
+/// A session and everything around it. Servers work only when told to.
+#[derive(Debug)]
+pub(super) struct Rig {
+    pub(super) session: Session,
+    pub(super) world: World,
+    pub(super) database: Rc<RefCell<Database>>,
+    pub(super) local: Server,
+    pub(super) primary: Server,
+    /// Connections to the primary succeed.
+    pub(super) primary_is_up: bool,
+    /// Written by the session and not looked at by the test, by leg.
+    sent: [BytesMut; 2],
+    heard: BytesMut,
+}
+
+pub(super) fn startup() -> Bytes {
+    let parameters = vec![("user".to_owned(), "ann".to_owned())];
+    let mut out = BytesMut::new();
+    Startup { version: Version { major: 3, minor: 0 }, parameters }.write(&mut out);
+    out.freeze()
+}
+
+/// A lost connection, as the gateway reports it.
+pub(super) fn lost() -> ErrorFields {
+    ErrorFields::fatal(SqlState::CONNECTION_FAILURE, "server closed the connection unexpectedly")
+}
+
+impl Rig {
+    /// A session that has begun.
+    pub(super) fn new() -> Self {
+        Self::at(ReadConsistency::Session)
+    }
+
+    pub(super) fn at(read_consistency: ReadConsistency) -> Self {
+        let database = Database::shared();
+        let replayed = Rc::new(Cell::new(database.borrow().newest().0));
+        let (local_startup, primary_startup) = (startup(), startup());
+        let options = SessionOptions { local_startup, primary_startup, read_consistency };
+        let catalog = database.borrow().newest().0;
+        let local = Engine::new(Role::Standby(replayed.clone()), database.clone());
+        let primary = Engine::new(Role::Primary, database.clone());
+        let mut rig = Self {
+            session: Session::new(options),
+            world: World { replayed, lag_is_known: true, catalog },
+            local: Server::new(local, 11),
+            primary: Server::new(primary, 22),
+            database,
+            primary_is_up: true,
+            sent: [BytesMut::new(), BytesMut::new()],
+            heard: BytesMut::new(),
+        };
+        rig.settle();
+        rig.heard();
+        rig.sent(Leg::Local);
+        rig
+    }
+
+    fn server(&mut self, leg: Leg) -> &mut Server {
+        match leg {
+            Leg::Local => &mut self.local,
+            Leg::Primary => &mut self.primary,
+        }
+    }
+
+    pub(super) fn advance(&mut self) {
+        self.session.advance(&mut self.world);
+        self.collect();
+    }
+
+    /// Takes what the session has written to everybody.
+    fn collect(&mut self) {
+        if self.session.wants_primary() && self.primary_is_up {
+            self.session.primary_opened();
+        }
+        for leg in [Leg::Local, Leg::Primary] {
+            if leg == Leg::Primary && self.session.wants_primary() {
+                continue;
+            }
+            let bytes = self.session.server_output(leg).split();
+            self.sent[leg.index()].extend_from_slice(&bytes);
+            self.server(leg).input.extend_from_slice(&bytes);
+        }
+        let bytes = self.session.client_output().split();
+        self.heard.extend_from_slice(&bytes);
+    }
+
+    /// The client writes; no server answers yet.
+    pub(super) fn say(&mut self, bytes: &[u8]) {
+        self.session.client_input().extend_from_slice(bytes);
+        self.advance();
+    }
+
+    /// The server handles all that it has got.
+    pub(super) fn run(&mut self, leg: Leg) {
+        while self.server(leg).step() {}
+        let bytes = self.server(leg).output.split();
+        self.session.server_input(leg).extend_from_slice(&bytes);
+        self.advance();
+    }
+
+    /// Everybody works until nothing happens any more.
+    pub(super) fn settle(&mut self) {
+        loop {
+            self.advance();
+            let quiet = [Leg::Local, Leg::Primary].map(|leg| {
+                let server = self.server(leg);
+                let idle = !server.step() && server.output.is_empty();
+                self.run(leg);
+                idle
+            });
+            if quiet == [true, true] {
+                return;
+            }
+        }
+    }
+
+    /// The standby replays everything.
+    pub(super) fn replay(&mut self) {
+        let newest = self.database.borrow().newest().0;
+        self.world.replayed.set(newest);
+        self.world.catalog = newest;
+        self.advance();
+    }
+
+    /// Frames that the session has sent to a server since the last call.
+    pub(super) fn sent(&mut self, leg: Leg) -> String {
+        let mut bytes = self.sent[leg.index()].split();
+        let mut shown = Vec::new();
+        // A start-up message begins with its length, whose first byte is no tag.
+        if bytes.first() == Some(&0) {
+            let (_, len) = parse_first_packet(&bytes).unwrap().unwrap();
+            let _ = bytes.split_to(len);
+            shown.push("startup".to_owned());
+        }
+        while let Some(frame) = wire::take_frame(&mut bytes) {
+            shown.push(wire::show_frontend(&frame));
+        }
+        assert!(bytes.is_empty(), "half a frame was sent to the {leg:?} server: {bytes:?}");
+        shown.join(" | ")
+    }
+
+    /// Frames that the client has got since the last call.
+    pub(super) fn heard(&mut self) -> String {
+        self.collect();
+        let mut bytes = self.heard.split();
+        let mut shown = Vec::new();
+        while let Some(frame) = wire::take_frame(&mut bytes) {
+            shown.push(wire::show_backend(&frame));
+        }
+        assert!(bytes.is_empty(), "half a frame was sent to the client: {bytes:?}");
+        shown.join(" | ")
+    }
+
+    /// The bytes that the client has got since the last call.
+    pub(super) fn heard_bytes(&mut self) -> BytesMut {
+        self.collect();
+        self.heard.split()
+    }
+
+    /// The client says this, everybody works, and this is what the client hears.
+    pub(super) fn ask(&mut self, bytes: &[u8]) -> String {
+        self.say(bytes);
+        self.settle();
+        self.heard()
+    }
+
+    /// [`Self::ask`] with a Query; the standby then replays everything.
+    pub(super) fn query(&mut self, text: &str) -> String {
+        let heard = self.ask(&wire::query(text));
+        self.replay();
+        self.settle();
+        heard + &self.heard()
+    }
+
+    /// Runs queries and forgets what was said.
+    pub(super) fn given(&mut self, queries: &[&str]) {
+        for query in queries {
+            self.query(query);
+        }
+        self.sent(Leg::Local);
+        self.sent(Leg::Primary);
+    }
+
+    /// Writes that were executed, in all.
+    pub(super) fn writes(&self) -> Vec<String> {
+        self.database.borrow().writes.clone()
+    }
+
+    /// A connection closes.
+    pub(super) fn close(&mut self, leg: Leg) {
+        self.advance();
+        self.session.server_closed(leg, &lost());
+        if leg == Leg::Primary {
+            self.primary = Server::new(Engine::new(Role::Primary, self.database.clone()), 23);
+        }
+        self.advance();
+    }
+}
+
+/// Runs queries in order and checks what each is answered with.
+pub(super) fn check(rig: &mut Rig, table: &[(&str, &str)]) {
+    for (query, answer) in table {
+        assert_eq!(rig.query(query), *answer, "{query}");
+    }
+}
