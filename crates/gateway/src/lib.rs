@@ -1,7 +1,7 @@
 //! The data plane of a region: sockets, TLS, authentication, links, and the sessions on them.
 //!
-//! A client's connection becomes either a relay ([`relay`]: one server, bytes as they are) or, on the cluster
-//! endpoint of a secondary region, a split session ([`split`]: reads here, writes on the primary), whose
+//! A client's connection becomes either a relay (`relay`: one server, bytes as they are) or, on the cluster
+//! endpoint of a secondary region, a split session (`split`: reads here, writes on the primary), whose
 //! decisions are the pure machine of `pangea-session`.
 
 mod admin;
