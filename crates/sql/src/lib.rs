@@ -2,7 +2,7 @@
 //!
 //! The gateway of a secondary region asks, for the text of a simple query or a Parse message:
 //! may this run on the local hot standby, or must it go to the primary? And what does it leave
-//! on the session? [`classify`] answers from the text and a [`Catalog`] of the database.
+//! on the session? [`classify()`] answers from the text and a [`Catalog`] of the database.
 //!
 //! What it promises: a statement said to run anywhere ([`Statement::needs_primary`] false) reads
 //! only what a standby has, runs no function that writes, and means the same there. It is wrong
