@@ -60,6 +60,8 @@ struct Split {
     /// The wait for a replay position, and the position.
     waiting: Option<(Lsn, Pending<bool>)>,
     cancelling: Option<Pending<()>>,
+    /// A cancel request for a server whose key is not known yet.
+    cancel_wanted: Option<CancelRequest>,
     leaving: Option<Pending<()>>,
     cancels: CancelReceiver,
     cancel_sender: mpsc::Sender<CancelRequest>,
@@ -145,6 +147,7 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Stream, input: BytesMut, st
         opening: None,
         waiting: None,
         cancelling: None,
+        cancel_wanted: None,
         leaving: None,
         cancels,
         cancel_sender,
@@ -207,7 +210,9 @@ impl Split {
                 self.cancelling = None;
                 return Poll::Ready(Event::Cancelled);
             }
-        } else if let Poll::Ready(Some(request)) = self.cancels.poll_recv(cx) {
+        } else if self.cancel_wanted.is_none()
+            && let Poll::Ready(Some(request)) = self.cancels.poll_recv(cx)
+        {
             return Poll::Ready(Event::Cancel(request));
         }
         if let Some(leaving) = &mut self.leaving
@@ -256,6 +261,9 @@ impl Split {
             let route = self.primary_route.clone();
             self.opening = Some(Box::pin(async move { route.open().await }));
         }
+        if let Some(request) = self.cancel_wanted.take() {
+            self.cancel(request);
+        }
         let wanted = self.session.waits_for();
         if self.waiting.as_ref().map(|(lsn, _)| *lsn) != wanted {
             self.waiting = wanted.map(|lsn| (lsn, self.wait(lsn)));
@@ -287,7 +295,11 @@ impl Split {
         }
         // Nothing to cancel: as with PostgreSQL, the request has no effect.
         let Some((leg, key)) = self.session.busy() else { return };
-        let key = key.clone();
+        let Some(key) = key.cloned() else {
+            // The server's answer with the key is on its way.
+            self.cancel_wanted = Some(request);
+            return;
+        };
         let route = match leg {
             Leg::Local => self.local_route.clone(),
             Leg::Primary => self.primary_route.clone(),
@@ -327,6 +339,7 @@ impl Split {
             || self.session.waits_for() != self.waiting.as_ref().map(|(lsn, _)| *lsn)
             || (self.session.is_leaving() && self.leaving.is_none())
             || (self.registration.is_none() && self.session.client_key().is_some())
+            || (self.cancel_wanted.is_some() && !matches!(self.session.busy(), Some((_, None))))
     }
 
     /// Whether anything happened that the session should look at.

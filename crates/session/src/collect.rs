@@ -211,6 +211,7 @@ impl Session {
         let parse = Parse::read(&kept[HEADER_LEN..])?;
         let name = kept.slice_ref(parse.statement);
         let batch = environment.classify(&String::from_utf8_lossy(parse.text));
+        let prepares_write = batch.needs_primary();
         let statement = Prepared {
             text: kept.slice_ref(parse.text),
             types: kept.slice_ref(parse.types),
@@ -226,6 +227,7 @@ impl Session {
             self.collecting().uses.push(name.clone());
         }
         let unit = self.collecting();
+        unit.prepares_write |= prepares_write;
         unit.parses.push(Parsed { name, injected: false });
         unit.reads = true;
         unit.push(frame);

@@ -305,7 +305,8 @@ impl Session {
             return;
         }
         let fatal = fields::is_fatal(&frame[HEADER_LEN..]);
-        if leg == Leg::Local && unit.retryable && !fatal && may_rerun && is_refusal(&frame[HEADER_LEN..]) {
+        let refused = unit.prepares_write || is_refusal(&frame[HEADER_LEN..]);
+        if leg == Leg::Local && unit.retryable && !fatal && may_rerun && refused {
             unit.retry = true;
             unit.held.clear();
             // The standby ignores what follows up to a Sync, and a flushed unit has not sent one.

@@ -350,11 +350,11 @@ impl Session {
         self.phase == Phase::Leaving
     }
 
-    /// The server that works for the client now, and the key that cancels it there.
+    /// The server that works for the client now, and the key that cancels it there, once the server has told it.
     #[must_use]
-    pub fn busy(&self) -> Option<(Leg, &CancelKey)> {
+    pub fn busy(&self) -> Option<(Leg, Option<&CancelKey>)> {
         let leg = self.in_flight.front()?.leg?;
-        Some((leg, self.link(leg).key.as_ref()?))
+        Some((leg, self.link(leg).key.as_ref()))
     }
 
     /// Holds back what the client sends next, so that a cancel request that is on its way cannot hit it.

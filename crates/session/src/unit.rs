@@ -89,6 +89,8 @@ pub(crate) struct Unit {
     pub(crate) reads_session_state: bool,
     /// It reads data or the catalogue: what it sees must be fresh enough.
     pub(crate) reads: bool,
+    /// It prepares what needs the primary. A standby that does not know a name in it is not the one to say so.
+    pub(crate) prepares_write: bool,
     /// It executes something (more than Parse, Describe, Close).
     pub(crate) executes: bool,
     /// It opens a cursor or leaves a portal half read.
@@ -158,6 +160,7 @@ impl Unit {
             pins: false,
             reads_session_state: false,
             reads: false,
+            prepares_write: false,
             executes: false,
             opens_cursor: false,
             begins: false,
@@ -223,6 +226,7 @@ impl Unit {
         self.needs_primary |= part.needs_primary;
         self.pins |= part.pins;
         self.reads |= part.reads;
+        self.prepares_write |= part.prepares_write;
         self.executes |= part.executes;
         self.opens_cursor |= part.opens_cursor;
         self.begins |= part.begins;

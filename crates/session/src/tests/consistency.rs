@@ -147,7 +147,7 @@ fn who_is_busy_is_known() {
     rig.given(&["INSERT INTO t VALUES (1)"]);
     rig.say(&query("UPDATE t SET n = n + 1"));
     let (leg, key) = rig.session.busy().unwrap();
-    assert_eq!((leg, key.process), (Leg::Primary, 22));
+    assert_eq!((leg, key.unwrap().process), (Leg::Primary, 22));
     assert_eq!(rig.session.client_key().unwrap().process, 11);
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{EU, Lab, Raw, Session, US, cancel, code};
+use pangea_lab::wan::Change;
+
+use crate::support::{EU, Lab, Raw, Session, US, cancel, code, id};
 
 const ROUNDS: u32 = 50;
 
@@ -48,6 +50,29 @@ pub(super) async fn of_a_query_on_the_local_server(lab: &Lab) {
 
 pub(super) async fn of_a_statement_on_the_primary(lab: &Lab) {
     rounds(lab, US, "cancel_primary", "INSERT INTO patience SELECT 1 FROM pg_sleep(100)").await;
+}
+
+/// The key of the session's server process there is still on its way when the request comes.
+pub(super) async fn of_the_first_statement_on_a_distant_primary(lab: &Lab) {
+    let set_delay = |delay_ms| {
+        for (from, to) in [(EU, US), (US, EU)] {
+            let change = Change { delay_ms: Some(delay_ms), ..Change::default() };
+            lab.cluster.wan().unwrap().link(&id(from), &id(to)).unwrap().set(change).unwrap();
+        }
+    };
+    patience(lab).await;
+    set_delay(300.0);
+    let session = named(lab, EU, "cancel_first").await;
+    let token = session.cancel_token();
+    let request = async {
+        lab.sleeping(US, "cancel_first").await;
+        cancel(&token, lab.entry(EU).cluster).await;
+    };
+    let statement = session.simple_query("INSERT INTO patience SELECT 1 FROM pg_sleep(10)");
+    let (outcome, ()) = futures_util::join!(statement, request);
+    set_delay(5.0);
+    assert_eq!(outcome.map_err(|error| code(&error)).unwrap_err(), "57014");
+    session.expect("SELECT count(*) FROM patience", 0).await;
 }
 
 pub(super) async fn that_races_with_the_end_of_its_query(lab: &Lab) {

@@ -26,6 +26,7 @@ fn cancels() {
         scenarios![
             cancel::of_a_query_on_the_local_server,
             cancel::of_a_statement_on_the_primary,
+            cancel::of_the_first_statement_on_a_distant_primary,
             cancel::that_races_with_the_end_of_its_query,
             cancel::of_one_session_never_hits_another,
             cancel::with_a_key_that_nobody_has,

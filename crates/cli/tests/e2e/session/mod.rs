@@ -48,5 +48,12 @@ fn sessions() {
 /// Its own cluster: replay is slowed down in all of it.
 #[test]
 fn read_your_writes() {
-    run(Logs::Quiet, |_| {}, scenarios![regions::reads_see_own_writes_while_replay_is_slow]);
+    run(
+        Logs::Quiet,
+        |_| {},
+        scenarios![
+            regions::reads_see_own_writes_while_replay_is_slow,
+            regions::a_table_that_has_not_arrived_can_be_used,
+        ],
+    );
 }

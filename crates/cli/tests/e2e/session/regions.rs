@@ -61,6 +61,24 @@ pub(super) async fn reads_see_own_writes_while_replay_is_slow(lab: &Lab) {
     eu.run("DROP TABLE written").await;
 }
 
+/// Of another session's table, which has not arrived here: what only the primary knows is prepared there.
+pub(super) async fn a_table_that_has_not_arrived_can_be_used(lab: &Lab) {
+    let server = lab.server(EU).connect().await;
+    server.run("ALTER SYSTEM SET recovery_min_apply_delay = '2s'").await;
+    server.run("SELECT pg_reload_conf()").await;
+    let (simple, extended) = (lab.connect(EU).await, lab.connect(EU).await);
+    lab.connect(US).await.run("CREATE TABLE fresh (id int PRIMARY KEY)").await;
+    simple.run("INSERT INTO fresh VALUES (1)").await;
+    let insert = extended.prepare("INSERT INTO fresh VALUES ($1)").await;
+    let count = extended.prepare("SELECT count(*) FROM fresh").await;
+    server.run("ALTER SYSTEM RESET recovery_min_apply_delay").await;
+    server.run("SELECT pg_reload_conf()").await;
+    extended.execute(&insert.unwrap(), &[&2]).await.unwrap();
+    let row = extended.query_one(&count.unwrap(), &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 2);
+    extended.run("DROP TABLE fresh").await;
+}
+
 pub(super) async fn notifications_cross_regions(lab: &Lab) {
     let (mut eu, mut ap) = (lab.connect(EU).await, lab.connect(AP).await);
     eu.run("LISTEN news").await;
