@@ -52,7 +52,11 @@ pub(crate) async fn watch_peer(link: Arc<Link>, pulse: watch::Sender<Pulse>) {
         if last.reachable {
             tracing::warn!(peer = %link.region, %error, "peer region does not answer");
         }
-        link.report_lost();
+        // A peer that refuses or closes has told every connection so. One that is silent has not; and while it was
+        // known to be away, a late refusal says nothing about connections that were opened since.
+        if last.reachable || error.kind() == std::io::ErrorKind::TimedOut {
+            link.report_lost();
+        }
         sleep(INTERVAL).await;
     }
 }
