@@ -129,11 +129,19 @@ impl ServerError {
 
     /// The failure of a program that wrote below `path`.
     pub(crate) fn program(program: &'static str, path: &Path, outcome: String, stderr: &str) -> Self {
-        if stderr.contains("No space left on device") || stderr.contains("Disk quota exceeded") {
+        if says_disk_full(stderr) {
             return Self::DiskFull { action: program, path: path.to_owned() };
         }
         Self::Program { program, outcome, said: last_lines(stderr) }
     }
+}
+
+/// Whether PostgreSQL's programs speak of a full disk: by the system's words, or, after a write that was cut
+/// short, by a hint of their own.
+pub(crate) fn says_disk_full(text: &str) -> bool {
+    ["No space left on device", "Disk quota exceeded", "Check free disk space"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 /// An error with its sources, for a log line.

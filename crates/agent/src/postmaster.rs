@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-use crate::error::{ServerError, log_tail};
+use crate::error::{ServerError, log_tail, says_disk_full};
 use crate::settings::ServerSpec;
 
 /// Reading a line of a small file costs microseconds; a start takes 40 ms.
@@ -187,7 +187,7 @@ fn open_log(path: &Path) -> Result<std::fs::File, ServerError> {
 
 fn not_started(spec: &ServerSpec, outcome: String) -> ServerError {
     let said = log_tail(&spec.log_file);
-    if said.contains("No space left on device") {
+    if says_disk_full(&said) {
         return ServerError::DiskFull { action: "postgres", path: spec.pgdata.clone() };
     }
     ServerError::NotStarted { outcome, log: spec.log_file.clone(), said }

@@ -138,9 +138,6 @@ impl Relay {
                 Poll::Pending => {}
             }
         }
-        if self.to_server.is_empty() {
-            return ControlFlow::Continue(moved);
-        }
         let before = self.to_server.len();
         match poll_drain(&mut self.server, &mut self.to_server, cx) {
             // Room that a write has made must be followed by a read: nothing else would wake it.
@@ -169,9 +166,6 @@ impl Relay {
                 }
                 Poll::Pending => {}
             }
-        }
-        if self.to_client.is_empty() {
-            return ControlFlow::Continue(moved);
         }
         let before = self.to_client.len();
         match poll_drain(&mut self.client, &mut self.to_client, cx) {

@@ -346,14 +346,15 @@ impl Split {
     fn poll_client(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         let output = self.session.client_output();
-        if !output.is_empty() {
-            let before = output.len();
-            if let Poll::Ready(Err(_)) = poll_drain(&mut self.client, output, cx) {
-                output.clear();
-                self.leave();
-            }
-            moved = self.session.client_output().len() != before;
+        let before = output.len();
+        // Empty or not: what TLS has taken may still be on its way out.
+        if let Poll::Ready(Err(_)) = poll_drain(&mut self.client, output, cx)
+            && !self.client_gone
+        {
+            output.clear();
+            self.leave();
         }
+        moved |= self.session.client_output().len() != before;
         if !self.client_gone && self.session.takes_client_input() {
             match poll_fill(&mut self.client, self.session.client_input(), cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
@@ -389,14 +390,13 @@ impl Split {
         };
         let mut moved = false;
         let output = self.session.server_output(leg);
-        if !output.is_empty() {
-            let before = output.len();
-            // A write that fails is followed by a read that tells why.
-            if let Poll::Ready(Err(_)) = poll_drain(stream, output, cx) {
-                output.clear();
-            }
-            moved = self.session.server_output(leg).len() != before;
+        let before = output.len();
+        // Empty or not: what TLS has taken may still be on its way out. A write that fails is followed by a read
+        // that tells why.
+        if let Poll::Ready(Err(_)) = poll_drain(stream, output, cx) {
+            output.clear();
         }
+        moved |= self.session.server_output(leg).len() != before;
         if self.session.takes_server_input(leg) {
             match poll_fill(stream, self.session.server_input(leg), cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {

@@ -12,15 +12,43 @@ const STRIDE: u16 = 10;
 /// What each port is for, in the order of the plan.
 const PURPOSES: [&str; 4] = ["cluster endpoint", "reader endpoint", "writer endpoint", "link"];
 
+/// Where free ports are looked for. Below the ports that the system gives to outgoing connections: one of those
+/// would be taken now and then between the moment of the choice and the start of the region.
+const FREE_MIN: u16 = 20_000;
+const FREE_COUNT: u16 = 12_000;
+/// Places that are tried.
+const ATTEMPTS_MAX: usize = 100;
+
 /// Plans the ports of all regions: from `base` upwards, or free ones when it is 0. Checks that they are free.
 pub(crate) fn plan(regions: &[RegionId], base: u16) -> Result<Vec<RegionEntry>, ClusterError> {
+    if base != 0 {
+        return plan_from(regions, base);
+    }
+    let mut result = plan_from(regions, random_base()?);
+    for _ in 1..ATTEMPTS_MAX {
+        if !matches!(result, Err(ClusterError::PortInUse { .. })) {
+            break;
+        }
+        result = plan_from(regions, random_base()?);
+    }
+    result
+}
+
+/// At random, so that clusters that are started at the same time do not choose the same ports.
+fn random_base() -> Result<u16, ClusterError> {
+    let mut bytes = [0; 2];
+    getrandom::fill(&mut bytes).map_err(|error| ClusterError::Random(error.to_string()))?;
+    Ok(FREE_MIN + u16::from_be_bytes(bytes) % (FREE_COUNT / STRIDE) * STRIDE)
+}
+
+fn plan_from(regions: &[RegionId], base: u16) -> Result<Vec<RegionEntry>, ClusterError> {
     // Held until all are chosen, so that no port is chosen twice.
     let mut held = Vec::new();
     let mut entries = Vec::new();
     for (index, region) in regions.iter().enumerate() {
         let mut ports = [0; PURPOSES.len()];
         for (offset, (port, purpose)) in ports.iter_mut().zip(PURPOSES).enumerate() {
-            let wanted = if base == 0 { 0 } else { number(base, index, offset)? };
+            let wanted = number(base, index, offset)?;
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
                 .map_err(|_| ClusterError::PortInUse { port: wanted, purpose, region: region.clone() })?;
             let address = listener.local_addr().map_err(|_| ClusterError::PortInUse {
