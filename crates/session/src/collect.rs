@@ -488,6 +488,8 @@ impl Session {
             asks =
                 unit.copies_in == 1 && !unit.mixes_control && matches!(self.transaction, Transaction::Idle);
             (unit.ended, unit.copy_active) = (true, unit.copies_in > 1);
+            // After a Sync an error skips nothing more.
+            unit.copy_started &= header.tag != b'S';
             unit.asks_position = asks;
         }
         self.pass_client_bytes(Some(leg), header.frame_len());

@@ -31,6 +31,25 @@ fn copy_in_that_the_client_ends_with_an_error() {
 }
 
 #[test]
+fn a_statement_behind_an_abandoned_copy_runs() {
+    let mut rig = Rig::new();
+    let mut unit = unnamed("COPY t FROM STDIN");
+    unit.extend_from_slice(&extended("S"));
+    assert_eq!(rig.ask(&unit), "1 | 2 | G");
+    rig.say(&extended("d 1; f; S"));
+    rig.say(&query("SELECT 1"));
+    // The error arrives apart from the ReadyForQuery behind it.
+    while rig.primary.step() {}
+    let mut output = rig.primary.output.split();
+    let error = super::wire::take_frame(&mut output).unwrap();
+    rig.session.server_input(Leg::Primary).extend_from_slice(&error);
+    rig.advance();
+    rig.session.server_input(Leg::Primary).extend_from_slice(&output);
+    rig.settle();
+    assert_eq!(rig.heard(), "E:57014 | Z:I | T | D:1 | C:SELECT 1 | Z:I");
+}
+
+#[test]
 fn copy_in_with_extended_messages() {
     let mut rig = Rig::new();
     // As libpq does it: with a Sync before the data, which the server ignores, and one after.

@@ -231,11 +231,13 @@ impl Author<'_> {
 
     fn copy(&mut self) -> Step {
         let end = self.rng.pick(&["c", "c", "c", "f"]);
-        let script = match self.rng.below(3) {
-            0 if self.may(Corner::CopyDataAhead) => {
+        let script = match self.rng.below(4) {
+            // As libpq does it, but without waiting for the server: the first Sync is ignored.
+            0 => format!("P - COPY t FROM STDIN; B - -; E - 0; S; d 4; {end}; S"),
+            1 if self.may(Corner::CopyDataAhead) => {
                 format!("P - COPY t FROM STDIN; B - -; E - 0; d 4; {end}; S")
             }
-            1 if self.may(Corner::CopyDataAhead) => {
+            2 if self.may(Corner::CopyDataAhead) => {
                 format!("P - COPY t FROM STDIN; B - -; E - 0; H; d 4; {end}; S")
             }
             _ => {
