@@ -13,6 +13,8 @@ use crate::error::{SOCKET_PATH_LEN_MAX, ServerError};
 /// Written beside `postgresql.conf`; also the mark that Pangea made the directory.
 pub(crate) const SETTINGS_FILE: &str = "pangea.conf";
 
+const SYNCHRONOUS_COMMIT: &str = "synchronous_commit";
+
 /// Everything about one server.
 #[derive(Debug, Clone)]
 pub struct ServerSpec {
@@ -28,6 +30,8 @@ pub struct ServerSpec {
     pub log_file: PathBuf,
     /// What it is.
     pub role: ServerRole,
+    /// Custom settings (`pangea.…`) and their defaults.
+    pub custom_settings: Vec<(String, String)>,
     /// Lines of the user, which come last.
     pub user_settings: Vec<String>,
 }
@@ -81,6 +85,10 @@ impl ServerSpec {
         arguments.extend(setting("listen_addresses", String::new()));
         arguments.extend(setting("port", SOCKET_PORT.to_string()));
         arguments.extend(setting("unix_socket_directories", list_element(&self.socket_dir)));
+        // Gateways ask once for a connection whether its commits wait for the log: a reload must not change it.
+        if !self.user_settings.iter().any(|line| line.contains(SYNCHRONOUS_COMMIT)) {
+            arguments.extend(setting(SYNCHRONOUS_COMMIT, "on".to_owned()));
+        }
         arguments
     }
 
@@ -103,6 +111,9 @@ impl ServerSpec {
         line("cluster_name", &quoted(&self.name));
         for (name, value) in FIXED {
             line(name, value);
+        }
+        for (name, value) in &self.custom_settings {
+            line(name, &quoted(value));
         }
         if let ServerRole::Standby { uplink_dir } = &self.role {
             line("primary_conninfo", &quoted(&conninfo(uplink_dir, &self.name)));
@@ -187,6 +198,7 @@ mod tests {
             socket_dir: "/d/eu's/run".into(),
             log_file: "/d/eu/log/postgres.log".into(),
             role,
+            custom_settings: vec![("pangea.token".into(), "a'b".into())],
             user_settings: vec!["work_mem = '8MB'".into(), "max_connections = 300".into()],
         }
     }
@@ -197,6 +209,7 @@ mod tests {
         assert!(!text.contains("primary_conninfo"));
         assert!(text.contains("listen_addresses = ''\n"));
         assert!(text.contains("unix_socket_directories = '\"/d/eu''s/run\"'\n"), "{text}");
+        assert!(text.contains("pangea.token = 'a''b'\n"), "{text}");
         assert!(text.ends_with("work_mem = '8MB'\nmax_connections = 300\n"), "{text}");
     }
 
@@ -213,6 +226,14 @@ mod tests {
         let arguments = spec(ServerRole::Primary { password_file: None }).arguments();
         assert!(arguments.contains(&"listen_addresses=".to_owned()));
         assert!(arguments.contains(&"unix_socket_directories=\"/d/eu's/run\"".to_owned()));
+    }
+
+    #[test]
+    fn a_reload_cannot_make_commits_asynchronous() {
+        let mut spec = spec(ServerRole::Primary { password_file: None });
+        assert!(spec.arguments().contains(&"synchronous_commit=on".to_owned()));
+        spec.user_settings.push("synchronous_commit = off".into());
+        assert!(!spec.arguments().contains(&"synchronous_commit=on".to_owned()), "the user's word counts");
     }
 
     #[test]

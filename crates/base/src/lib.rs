@@ -5,5 +5,5 @@
 mod position;
 mod region;
 
-pub use position::{Lsn, ParseLsnError, Position, Timeline};
+pub use position::{Lsn, ParseLsnError, ParsePositionError, Position, Timeline};
 pub use region::{Epoch, InvalidRegionId, RegionId};

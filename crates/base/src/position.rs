@@ -70,6 +70,8 @@ impl<'de> Deserialize<'de> for Lsn {
 pub struct Timeline(pub u32);
 
 /// How far a server is: a timeline and a position on it. An LSN alone lies after a failover.
+///
+/// As text it is the timeline in decimal digits, a colon and the LSN: `1:0/3000060`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The timeline that the position is on.
@@ -84,6 +86,24 @@ impl fmt::Display for Position {
     }
 }
 
+/// Text that is no position.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no position: expected a timeline, a colon and an LSN as in 1:16/B374D848")]
+pub struct ParsePositionError(String);
+
+impl FromStr for Position {
+    type Err = ParsePositionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = |(timeline, lsn): (&str, &str)| {
+            let digits = !timeline.is_empty() && timeline.bytes().all(|byte| byte.is_ascii_digit());
+            let timeline = digits.then(|| timeline.parse().ok()).flatten().filter(|number| *number > 0)?;
+            Some(Self { timeline: Timeline(timeline), lsn: lsn.parse().ok()? })
+        };
+        text.split_once(':').and_then(read).ok_or_else(|| ParsePositionError(text.to_owned()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +114,16 @@ mod tests {
         assert_eq!(Lsn(0x16_B374_D848).to_string(), "16/B374D848");
         for bad in ["", "/", "1/", "/1", "1", "G/1", "123456789/1", "+1/1", "1/1/1", " 1/1"] {
             assert!(bad.parse::<Lsn>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn position_text() {
+        let position = Position { timeline: Timeline(3), lsn: Lsn(0x16_B374_D848) };
+        assert_eq!("3:16/B374D848".parse(), Ok(position));
+        assert_eq!(position.to_string(), "3:16/B374D848");
+        for bad in ["", "1", "1:", ":0/0", "0:0/0", "+1:0/0", "1:0", "-1:0/0", "4294967296:0/0", "1:0/0 "] {
+            assert!(bad.parse::<Position>().is_err(), "{bad:?}");
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use pangea_base::Lsn;
+use pangea_base::{Lsn, Position};
 use pangea_sql::{Batch, Cache, Catalog, CatalogBuilder, CatalogTable};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
@@ -64,7 +64,7 @@ struct State {
     /// Replay position before the last look.
     covers: Option<Lsn>,
     /// Somebody needs the catalogue to cover this.
-    needed: Option<Lsn>,
+    needed: Option<Position>,
     cache: Cache,
 }
 
@@ -132,11 +132,14 @@ impl DatabaseCatalog {
     }
 
     /// Whether the catalogue is at least as new as this position. When not, it is looked at again soon.
-    pub(crate) fn covers(&self, lsn: Lsn) -> bool {
+    pub(crate) fn covers(&self, position: Position) -> bool {
         let mut state = self.lock();
-        let covered = state.covers.is_some_and(|covers| covers >= lsn);
+        let covered = state.covers.is_some_and(|covers| covers >= position.lsn);
         if !covered {
-            state.needed = state.needed.max(Some(lsn));
+            let further = state.needed.is_none_or(|needed| {
+                (needed.timeline, needed.lsn) < (position.timeline, position.lsn)
+            });
+            state.needed = if further { Some(position) } else { state.needed };
             self.wanted.notify_one();
         }
         covered

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use pangea_base::{Epoch, RegionId};
 
+use crate::endpoint::Endpoint;
+
 /// A gateway's configuration.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
@@ -39,8 +41,31 @@ pub struct GatewayConfig {
     pub authentication_timeout: Duration,
     /// Most clients at a time.
     pub clients_max: usize,
+    /// What sessions have as `pangea.read_consistency` when they do not say.
+    pub levels: EndpointLevels,
     /// The other regions.
     pub peers: Vec<Peer>,
+}
+
+/// The read consistency of sessions by endpoint; where none is given it is what their server says.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointLevels {
+    /// Of the cluster endpoint.
+    pub cluster: Option<String>,
+    /// Of the reader endpoint.
+    pub reader: Option<String>,
+    /// Of the writer endpoint.
+    pub writer: Option<String>,
+}
+
+impl EndpointLevels {
+    pub(crate) fn of(&self, endpoint: Endpoint) -> Option<&str> {
+        match endpoint {
+            Endpoint::Cluster => self.cluster.as_deref(),
+            Endpoint::Reader => self.reader.as_deref(),
+            Endpoint::Writer => self.writer.as_deref(),
+        }
+    }
 }
 
 /// PEM files.

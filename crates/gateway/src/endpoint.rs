@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use pangea_consistency::{ReadSettings, SETTING_NAMES, Setting as ReadSetting};
 use pangea_pgwire::startup::{self, FirstPacket, Startup, VERSION_MAX, Version};
 use pangea_pgwire::{ErrorFields, SqlState, build};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -151,6 +152,8 @@ async fn greet(
                 .with_hint("Available values: cluster, reader, writer.")
         })?,
     };
+    let mut startup = startup;
+    settings(&mut startup)?;
     negotiate(stream, &startup).await?;
     match shared.config.auth {
         Auth::Trust => {}
@@ -203,6 +206,25 @@ fn startup_error(error: &startup::StartupError) -> ErrorFields {
     ErrorFields::fatal(code, error.to_string())
 }
 
+/// Checks what the client says of Pangea's own settings; Aurora's names become ours.
+fn settings(startup: &mut Startup) -> Result<(), Refusal> {
+    let level = ReadSetting::ReadConsistency;
+    for (name, _) in &mut startup.parameters {
+        if pangea_session::ALIASES.iter().any(|alias| alias.eq_ignore_ascii_case(name)) {
+            level.name().clone_into(name);
+        }
+    }
+    for (name, setting) in SETTING_NAMES {
+        if let Some(value) = startup.option(name)
+            && let Err(error) = ReadSettings::default().set(setting, value)
+        {
+            let told = ErrorFields::fatal(SqlState::INVALID_PARAMETER_VALUE, error.to_string());
+            return Err(told.with_hint(error.hint).into());
+        }
+    }
+    Ok(())
+}
+
 /// Tells a client that asks for more than is spoken here what is.
 async fn negotiate(stream: &mut Stream, startup: &Startup) -> Result<(), Refusal> {
     let unknown: Vec<&str> = startup
@@ -230,31 +252,17 @@ pub(crate) fn server_startup(client: &Startup) -> Startup {
 }
 
 async fn run(shared: Arc<Shared>, stream: Stream, input: BytesMut, session: Session) {
-    let Session { mut startup, endpoint } = session;
+    let Session { startup, endpoint } = session;
     // A replication connection is about one server, not about the cluster.
-    let route = match endpoint {
-        _ if startup.is_replication() => Route::Local(shared.config.server_dir.clone()),
-        Endpoint::Reader => {
-            if shared.is_primary() && shared.config.reader_dirs.is_empty() {
-                read_only(&mut startup);
-            }
-            shared.reader_route()
-        }
-        Endpoint::Writer | Endpoint::Cluster if shared.is_primary() => shared.primary_route(),
-        Endpoint::Writer => shared.primary_route(),
-        Endpoint::Cluster => return crate::split::run(shared, stream, input, startup).await,
-    };
-    let generation = route.generation();
-    relay(shared, stream, input, startup, route, generation, Kind::Session).await;
-}
-
-/// Makes sessions read-only by default, as on a standby.
-fn read_only(startup: &mut Startup) {
-    const OPTION: &str = "-c default_transaction_read_only=on";
-    match startup.parameters.iter_mut().find(|(name, _)| name == "options") {
-        Some((_, options)) => *options = format!("{OPTION} {options}"),
-        None => startup.parameters.push(("options".to_owned(), OPTION.to_owned())),
+    if startup.is_replication() {
+        let route = match endpoint {
+            Endpoint::Cluster | Endpoint::Reader => shared.local_route(),
+            Endpoint::Writer => shared.primary_route(),
+        };
+        let generation = route.generation();
+        return relay(shared, stream, input, startup, route, generation, Kind::Session).await;
     }
+    crate::session::run(shared, stream, input, startup, endpoint).await;
 }
 
 /// Connects a client to one server and passes everything through. The session ends when `generation` is lost.

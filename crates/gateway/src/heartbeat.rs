@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
-use pangea_base::{Epoch, Lsn};
+use pangea_base::{Epoch, Position};
 use pangea_pgwire::build;
 use pangea_pgwire::frame::{HEADER_LEN, backend_header};
 use pangea_pgwire::startup::{Startup, Version};
@@ -14,12 +14,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::freshness::Freshness;
 use crate::links::{Kind, Link};
 use crate::position::PositionWatch;
 use crate::stream::Stream;
 
 /// Pause between two heartbeats.
-pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
 
 /// A peer that does not answer for so long is lost. Several times the longest round trip on Earth.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,14 +36,27 @@ const QUERY: &str = "heartbeat";
 pub(crate) struct Pulse {
     pub(crate) reachable: bool,
     pub(crate) epoch: Option<Epoch>,
-    pub(crate) position: Option<Lsn>,
+    pub(crate) position: Option<Position>,
     pub(crate) round_trip: Option<Duration>,
 }
 
-/// Asks a peer, for ever.
-pub(crate) async fn watch_peer(link: Arc<Link>, pulse: watch::Sender<Pulse>) {
+/// What a heartbeat is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Answer {
+    epoch: Option<Epoch>,
+    position: Option<Position>,
+    /// How long before the answer the server was at that position.
+    age: Duration,
+}
+
+/// Asks a peer, for ever. Of the primary, `freshness` is told.
+pub(crate) async fn watch_peer(
+    link: Arc<Link>,
+    pulse: watch::Sender<Pulse>,
+    freshness: Option<Arc<Freshness>>,
+) {
     loop {
-        let error = match beat(&link, &pulse).await {
+        let error = match beat(&link, &pulse, freshness.as_deref()).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -61,7 +75,11 @@ pub(crate) async fn watch_peer(link: Arc<Link>, pulse: watch::Sender<Pulse>) {
     }
 }
 
-async fn beat(link: &Link, pulse: &watch::Sender<Pulse>) -> std::io::Result<std::convert::Infallible> {
+async fn beat(
+    link: &Link,
+    pulse: &watch::Sender<Pulse>,
+    freshness: Option<&Freshness>,
+) -> std::io::Result<std::convert::Infallible> {
     let mut stream = link.connect().await?;
     let mut out = BytesMut::new();
     let parameters = vec![("user".to_owned(), "pangea".to_owned())];
@@ -76,8 +94,11 @@ async fn beat(link: &Link, pulse: &watch::Sender<Pulse>) -> std::io::Result<std:
             stream.write_all_buf(&mut out).await?;
             answer(&mut stream, &mut input).await
         };
-        let (epoch, position) = timeout(ANSWER_TIMEOUT, exchange).await??;
+        let Answer { epoch, position, age } = timeout(ANSWER_TIMEOUT, exchange).await??;
         let round_trip = Some(asked.elapsed());
+        if let (Some(freshness), Some(position)) = (freshness, position) {
+            freshness.heard(asked, age, position);
+        }
         let before = pulse.send_replace(Pulse { reachable: true, epoch, position, round_trip });
         if !before.reachable {
             tracing::info!(peer = %link.region, "peer region answers");
@@ -87,7 +108,7 @@ async fn beat(link: &Link, pulse: &watch::Sender<Pulse>) -> std::io::Result<std:
 }
 
 /// Reads frames up to ReadyForQuery; the DataRow among them is the answer.
-async fn answer(stream: &mut Stream, input: &mut BytesMut) -> std::io::Result<(Option<Epoch>, Option<Lsn>)> {
+async fn answer(stream: &mut Stream, input: &mut BytesMut) -> std::io::Result<Answer> {
     let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
     let mut found = None;
     loop {
@@ -113,7 +134,7 @@ async fn answer(stream: &mut Stream, input: &mut BytesMut) -> std::io::Result<(O
     }
 }
 
-fn read_row(mut body: &[u8]) -> Option<(Option<Epoch>, Option<Lsn>)> {
+fn read_row(mut body: &[u8]) -> Option<Answer> {
     body.try_get_u16().ok()?;
     let mut column = || {
         let length = body.try_get_i32().ok()?;
@@ -124,7 +145,8 @@ fn read_row(mut body: &[u8]) -> Option<(Option<Epoch>, Option<Lsn>)> {
     };
     let epoch = column()?.and_then(|text| text.parse().ok());
     let position = column()?.and_then(|text| text.parse().ok());
-    Some((epoch, position))
+    let age = column()?.and_then(|text| text.parse().ok()).map(Duration::from_micros)?;
+    Some(Answer { epoch, position, age })
 }
 
 /// Answers the heartbeats of a peer until it goes.
@@ -144,7 +166,10 @@ pub(crate) async fn serve(
         {
             input.advance(header.frame_len());
             if header.tag == b'Q' {
-                write_answer(&mut out, epoch, position.known().map(|known| known.lsn));
+                let known = position.known();
+                let age = known.as_ref().map_or(Duration::ZERO, |known| known.asked.elapsed());
+                let position = known.map(|known| known.position());
+                write_answer(&mut out, Answer { epoch: Some(epoch), position, age });
             }
         }
         if input.len() > ANSWER_LEN_MAX {
@@ -158,10 +183,12 @@ pub(crate) async fn serve(
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "numbers and positions are short texts")]
-fn write_answer(out: &mut BytesMut, epoch: Epoch, position: Option<Lsn>) {
+fn write_answer(out: &mut BytesMut, answer: Answer) {
+    let Answer { epoch, position, age } = answer;
+    let position = position.map(|position| position.to_string());
     build::frame(out, b'D', |out| {
-        out.put_u16(2);
-        for column in [Some(epoch.to_string()), position.map(|lsn| lsn.to_string())] {
+        out.put_u16(3);
+        for column in [epoch.map(|epoch| epoch.to_string()), position, Some(age.as_micros().to_string())] {
             match column {
                 Some(text) => {
                     out.put_u32(text.len() as u32);
@@ -180,12 +207,13 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_as_it_was_written() {
-        for position in [None, Some(Lsn(0x1_0000_00FF))] {
+        for position in [None, "2:1/FF".parse().ok()] {
             let mut out = BytesMut::new();
-            write_answer(&mut out, Epoch(7), position);
+            let answer = Answer { epoch: Some(Epoch(7)), position, age: Duration::from_micros(1234) };
+            write_answer(&mut out, answer);
             let header = backend_header(&out).unwrap().unwrap();
             let row = read_row(&out[HEADER_LEN..header.frame_len()]);
-            assert_eq!(row, Some((Some(Epoch(7)), position)));
+            assert_eq!(row, Some(answer));
         }
         assert_eq!(read_row(b"\0\x02\0\0\0\x09abc"), None);
     }

@@ -1,8 +1,8 @@
 //! The data plane of a region: sockets, TLS, authentication, links, and the sessions on them.
 //!
-//! A client's connection becomes either a relay (`relay`: one server, bytes as they are) or, on the cluster
-//! endpoint of a secondary region, a split session (`split`: reads here, writes on the primary), whose
-//! decisions are the pure machine of `pangea-session`.
+//! A client's connection becomes a session, whose decisions are the pure machine of `pangea-session`: reads here and
+//! writes on the primary, or all on one of them. What other gateways forward, and replication, is relayed to one
+//! server, bytes as they are.
 
 mod admin;
 mod auth;
@@ -11,20 +11,21 @@ mod cancel;
 mod catalogs;
 mod config;
 mod endpoint;
+mod freshness;
 mod heartbeat;
 mod link_server;
 mod links;
 mod position;
 mod relay;
 mod server;
+mod session;
 mod shared;
-mod split;
 mod status;
 mod stream;
 mod tls;
 mod uplink;
 
-pub use config::{Auth, GatewayConfig, Peer, TlsFiles};
+pub use config::{Auth, EndpointLevels, GatewayConfig, Peer, TlsFiles};
 pub use status::{GatewayStatus, PeerStatus};
 
 use std::collections::BTreeMap;
@@ -114,6 +115,7 @@ impl Gateway {
         let (stop, stopping) = watch::channel(false);
         let dir = config.server_dir.clone();
         let position = position::PositionWatch::new(dir.clone());
+        let readers = config.reader_dirs.iter().cloned().map(position::PositionWatch::new).collect();
         let shared = Arc::new(Shared {
             tls,
             links,
@@ -121,6 +123,8 @@ impl Gateway {
             cancels: cancel::CancelRegistry::default(),
             catalogs: catalogs::Catalogs::new(dir, position.clone()),
             position,
+            readers,
+            freshness: Arc::new(freshness::Freshness::new()),
             mock_secret,
             stopping,
             clients: Semaphore::new(config.clients_max),
@@ -133,13 +137,17 @@ impl Gateway {
             services.spawn(accept_tcp(shared.clone(), listener, endpoint));
         }
         services.spawn(accept_uplink(shared.clone(), uplink));
-        services.spawn(shared.position.clone().poll());
+        for position in shared.readers.iter().chain([&shared.position]) {
+            services.spawn(position.clone().poll());
+        }
         let mut pulses = BTreeMap::new();
         for link in shared.links.values() {
             let (sender, receiver) = watch::channel(Pulse::default());
             pulses.insert(link.region.clone(), receiver);
-            services.spawn(heartbeat::watch_peer(link.clone(), sender));
-            if link.region == shared.config.primary {
+            let is_primary = link.region == shared.config.primary;
+            let freshness = is_primary.then(|| shared.freshness.clone());
+            services.spawn(heartbeat::watch_peer(link.clone(), sender, freshness));
+            if is_primary {
                 services.spawn(link.clone().keep_warm());
             }
         }

@@ -1,6 +1,5 @@
 //! What all connections of a gateway share.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +9,7 @@ use crate::admin::AdminConnection;
 use crate::cancel::CancelRegistry;
 use crate::catalogs::Catalogs;
 use crate::config::GatewayConfig;
+use crate::freshness::Freshness;
 use crate::links::{Links, Route};
 use crate::position::PositionWatch;
 use crate::tls::Tls;
@@ -21,7 +21,11 @@ pub(crate) struct Shared {
     pub(crate) links: Links,
     pub(crate) admin: AdminConnection,
     pub(crate) cancels: CancelRegistry,
+    /// Of the region's own writer-capable server.
     pub(crate) position: Arc<PositionWatch>,
+    /// Of the in-region readers, in the order of the configuration.
+    pub(crate) readers: Vec<Arc<PositionWatch>>,
+    pub(crate) freshness: Arc<Freshness>,
     pub(crate) catalogs: Catalogs,
     /// Makes the salts of roles that do not exist look like others.
     pub(crate) mock_secret: [u8; 32],
@@ -50,11 +54,15 @@ impl Shared {
         Route::Local(self.config.server_dir.clone())
     }
 
-    /// The next server of the reader endpoint: the readers in turn; without any, the region's own server.
-    pub(crate) fn reader_route(&self) -> Route {
-        let dirs: &[PathBuf] = &self.config.reader_dirs;
+    /// The next server of the reader endpoint and its position: the readers in turn; without any, the region's own
+    /// server.
+    pub(crate) fn next_reader(&self) -> (Route, Arc<PositionWatch>) {
         let turn = self.next_reader.fetch_add(1, Ordering::Relaxed);
-        dirs.get(turn % dirs.len().max(1)).map_or_else(|| self.local_route(), |dir| Route::Local(dir.clone()))
+        let count = self.readers.len().max(1);
+        match self.config.reader_dirs.iter().zip(&self.readers).nth(turn % count) {
+            Some((dir, position)) => (Route::Local(dir.clone()), position.clone()),
+            None => (self.local_route(), self.position.clone()),
+        }
     }
 
     /// Returns when the gateway stops.

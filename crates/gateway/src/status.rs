@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pangea_base::{Epoch, Lsn, RegionId};
+use pangea_base::{Epoch, Position, RegionId};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -32,7 +32,7 @@ pub struct PeerStatus {
     /// Its epoch, when it has answered.
     pub epoch: Option<Epoch>,
     /// How far its server is, when known: the flush position of a primary, the replay position of a standby.
-    pub position: Option<Lsn>,
+    pub position: Option<Position>,
     /// Round-trip time of the last heartbeat.
     pub round_trip: Option<Duration>,
 }

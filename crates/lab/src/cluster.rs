@@ -10,7 +10,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use pangea_agent::PgBin;
 use pangea_base::RegionId;
-use pangea_node::{ClientAuth, Health, ListenConfig, PeerConfig, RegionConfig, RegionStatus, TlsConfig};
+use pangea_node::{
+    ClientAuth, Health, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig, RegionStatus, TlsConfig,
+};
 use tokio::task::JoinHandle;
 
 use crate::certs::{self, Pem};
@@ -541,6 +543,7 @@ fn region_config(
             cert: dir.join("tls/cert.pem"),
             key: dir.join("tls/key.pem"),
         },
+        read_consistency: ReadConsistencyConfig::default(),
         client_auth: manifest.auth,
         clients_max: RegionConfig::CLIENTS_MAX,
         authentication_timeout_s: options.authentication_timeout_s,

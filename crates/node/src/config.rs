@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use pangea_base::RegionId;
+use pangea_consistency::{ReadSettings, SETTING_NAMES, Setting, SettingError};
 use serde::{Deserialize, Serialize};
 
 /// One region.
@@ -37,6 +38,9 @@ pub struct RegionConfig {
     pub listen: ListenConfig,
     /// Certificates of the link and, for clients, of the endpoints.
     pub tls: TlsConfig,
+    /// How fresh reads are when sessions do not say.
+    #[serde(default, skip_serializing_if = "ReadConsistencyConfig::is_empty")]
+    pub read_consistency: ReadConsistencyConfig,
     /// How clients prove who they are.
     #[serde(default)]
     pub client_auth: ClientAuth,
@@ -84,6 +88,74 @@ pub struct TlsConfig {
     /// Its private key.
     pub key: PathBuf,
 }
+
+/// The defaults of Pangea's own settings in this region's sessions, as SET takes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadConsistencyConfig {
+    /// `pangea.read_consistency`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// `pangea.read_consistency` on the cluster endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// `pangea.read_consistency` on the reader endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<String>,
+    /// `pangea.read_consistency` on the writer endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<String>,
+    /// `pangea.max_staleness`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_staleness: Option<String>,
+    /// `pangea.consistency_timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// `pangea.consistency_timeout_action`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_action: Option<String>,
+}
+
+impl ReadConsistencyConfig {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn check(&self) -> Result<(), SettingError> {
+        let levels = [&self.level, &self.cluster, &self.reader, &self.writer];
+        let given = levels.map(|level| (Setting::ReadConsistency, level)).into_iter().chain([
+            (Setting::MaxStaleness, &self.max_staleness),
+            (Setting::ConsistencyTimeout, &self.timeout),
+            (Setting::ConsistencyTimeoutAction, &self.timeout_action),
+        ]);
+        let mut settings = ReadSettings::default();
+        given
+            .filter_map(|(setting, value)| Some((setting, value.as_deref()?)))
+            .try_for_each(|(setting, value)| settings.set(setting, value))
+    }
+
+    /// What the region's servers are told: every setting and its value.
+    pub(crate) fn server_settings(&self) -> Vec<(String, String)> {
+        let value = |setting: Setting| {
+            let given = match setting {
+                Setting::ReadConsistency => &self.level,
+                Setting::MaxStaleness => &self.max_staleness,
+                Setting::ConsistencyTimeout => &self.timeout,
+                Setting::ConsistencyTimeoutAction => &self.timeout_action,
+                Setting::Token => &None,
+            };
+            given.as_deref().unwrap_or(setting.default_value()).to_owned()
+        };
+        let mut settings: Vec<(String, String)> =
+            SETTING_NAMES.iter().map(|(name, setting)| ((*name).to_owned(), value(*setting))).collect();
+        // So that SHOW knows it; roles and databases may have it set.
+        settings.push((AURORA_MODE.to_owned(), String::new()));
+        settings
+    }
+}
+
+/// Aurora's name of the level, which start-up options, roles and databases may use.
+const AURORA_MODE: &str = "apg_write_forward.consistency_mode";
 
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +224,10 @@ impl RegionConfig {
             .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
         let known =
             config.primary == config.region || config.peers.iter().any(|p| p.region == config.primary);
+        if let Err(error) = config.read_consistency.check() {
+            let problem = format!("read_consistency: {error}. {}", error.hint);
+            return Err(ConfigError::Invalid { path: path.to_owned(), problem });
+        }
         if !known {
             let problem = format!("primary {} is neither this region nor one of its peers", config.primary);
             return Err(ConfigError::Invalid { path: path.to_owned(), problem });

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use pangea_agent::{PgBin, PgBinError, Phase, Server, ServerError, ServerRole, ServerSpec, StatusPoller};
 use pangea_base::{Epoch, RegionId};
-use pangea_gateway::{Auth, Gateway, GatewayConfig, GatewayStatus, Peer, PeerStatus, StartError, TlsFiles};
+use pangea_gateway::{
+    Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, Peer, PeerStatus, StartError, TlsFiles,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -220,6 +222,11 @@ fn gateway_config(config: &RegionConfig) -> GatewayConfig {
             cert: config.tls.cert.clone(),
             key: config.tls.key.clone(),
         },
+        levels: EndpointLevels {
+            cluster: config.read_consistency.cluster.clone(),
+            reader: config.read_consistency.reader.clone(),
+            writer: config.read_consistency.writer.clone(),
+        },
         auth: match config.client_auth {
             ClientAuth::Scram => Auth::Scram,
             ClientAuth::Trust => Auth::Trust,
@@ -249,6 +256,7 @@ fn main_spec(config: &RegionConfig, bin: &PgBin) -> ServerSpec {
         socket_dir: config.run_dir(),
         log_file: config.data_dir.join("log").join("postgres.log"),
         role,
+        custom_settings: config.read_consistency.server_settings(),
         user_settings: config.postgres_settings.clone(),
     }
 }
@@ -341,7 +349,7 @@ impl Region {
             tokio::time::sleep(LAG_INTERVAL).await;
             let position = self.gateway_status().and_then(|status| self.primary_peer(&status)?.position);
             if let Some(position) = position {
-                lock_state(&self.lag).hear(Instant::now(), position);
+                lock_state(&self.lag).hear(Instant::now(), position.lsn);
             }
         }
     }
@@ -400,7 +408,7 @@ impl Region {
             return (Some(0), Some(Duration::ZERO));
         }
         // A primary that does not answer may have gone on writing: what it last said is no lag.
-        let Some(primary) = gateway.and_then(|status| self.primary_peer(status)?.position) else {
+        let Some(primary) = gateway.and_then(|status| Some(self.primary_peer(status)?.position?.lsn)) else {
             return (None, None);
         };
         let mut tracker = lock_state(&self.lag);

@@ -108,7 +108,7 @@ pub struct PeerView {
     /// Its epoch.
     pub epoch: Option<Epoch>,
     /// How far its server is.
-    pub position: Option<Lsn>,
+    pub position: Option<Position>,
     /// Round trip of the last heartbeat.
     pub round_trip_ms: Option<f64>,
 }

@@ -49,6 +49,15 @@ pub fn execute_unnamed(out: &mut BytesMut) {
     out.put_slice(&[b'E', 0, 0, 0, 9, 0, 0, 0, 0, 0]);
 }
 
+/// FunctionCall of a function without arguments; its result is asked for in binary.
+pub fn function_call(out: &mut BytesMut, oid: u32) {
+    frame(out, b'F', |out| {
+        out.put_u32(oid);
+        // No argument formats, no arguments, binary result.
+        out.put_slice(&[0, 0, 0, 0, 0, 1]);
+    });
+}
+
 /// ReadyForQuery with a transaction status: `I`, `T` or `E`.
 pub fn ready_for_query(out: &mut BytesMut, status: u8) {
     out.put_slice(&[b'Z', 0, 0, 0, 5, status]);

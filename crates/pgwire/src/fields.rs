@@ -47,9 +47,16 @@ impl ErrorFields {
         self
     }
 
-    /// Writes an ErrorResponse.
+    /// A warning, to be sent as a notice.
+    #[must_use]
+    pub fn warning(code: SqlState, message: impl Into<String>) -> Self {
+        Self { severity: "WARNING", ..Self::error(code, message) }
+    }
+
+    /// Writes an ErrorResponse; a NoticeResponse when it is but a warning.
     pub fn write(&self, out: &mut BytesMut) {
-        frame(out, b'E', |out| {
+        let tag = if self.severity == "WARNING" { b'N' } else { b'E' };
+        frame(out, tag, |out| {
             let mut field = |tag: u8, value: &[u8]| {
                 out.put_u8(tag);
                 // A NUL would end the field early and shift all that follow.

@@ -134,6 +134,13 @@ pub fn first_column(body: &[u8]) -> Option<&[u8]> {
     rest.get(..u32::from_be_bytes(*length) as usize)
 }
 
+/// The value of a FunctionCallResponse; `None` when it is NULL.
+#[must_use]
+pub fn function_result(body: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = body.split_first_chunk::<4>()?;
+    rest.get(..u32::from_be_bytes(*length) as usize)
+}
+
 /// An authentication request of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication<'a> {

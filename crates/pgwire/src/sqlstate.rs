@@ -45,6 +45,12 @@ codes! {
     ADMIN_SHUTDOWN = b"57P01";
     /// The server does not take connections now.
     CANNOT_CONNECT_NOW = b"57P03";
+    /// A setting that there is not.
+    UNDEFINED_OBJECT = b"42704";
+    /// Pangea's own: the local server has not caught up within `pangea.consistency_timeout`.
+    CONSISTENCY_TIMEOUT = b"PGA01";
+    /// Pangea's own: what the session's token stands for was lost in a failover, or is of another cluster.
+    TOKEN_LOST = b"PGA02";
     /// Something that should not happen.
     INTERNAL_ERROR = b"XX000";
 }

@@ -9,6 +9,7 @@ use pangea_pgwire::{ErrorFields, SqlState, build};
 use pangea_sql::{Batch, DiscardTarget, Effect, Isolation, Statement};
 
 use crate::leg::{Leg, LinkState};
+use crate::own;
 use crate::prepared::{Origin, Portal, Prepared};
 use crate::session::{Environment, Phase, Session, Transaction, UNIT_LEN_MAX};
 use crate::settings::{RESET_ALL, Setting};
@@ -184,7 +185,14 @@ impl Session {
 
     fn take_query(&mut self, frame: Bytes, environment: &mut impl Environment) -> Result<(), FrameError> {
         let text = message::query_text(&frame[HEADER_LEN..])?;
-        let batch = environment.classify(&String::from_utf8_lossy(text));
+        let mut batch = environment.classify(&String::from_utf8_lossy(text));
+        let rewritten = self.rewrite(text, &mut batch, environment).map(|text| {
+            let mut out = BytesMut::new();
+            build::query(&mut out, &text);
+            out.freeze()
+        });
+        let frame = rewritten.unwrap_or(frame);
+        let text = message::query_text(&frame[HEADER_LEN..])?;
         // Extended messages without a Sync before it are a unit with it.
         let mut unit = self.current.take().unwrap_or_else(|| self.fresh_unit(Kind::Simple));
         let mixed = unit.kind != Kind::Simple;
@@ -205,12 +213,47 @@ impl Session {
         Ok(())
     }
 
+    /// Puts statements about Pangea's settings into words for PostgreSQL; the batch is then that of the new text.
+    fn rewrite(
+        &mut self,
+        text: &[u8],
+        batch: &mut Arc<Batch>,
+        environment: &mut impl Environment,
+    ) -> Option<String> {
+        let about_settings =
+            |statement: &Statement| matches!(statement.effect, Effect::Set { .. } | Effect::Show { .. });
+        if !batch.statements.iter().any(about_settings) {
+            return None;
+        }
+        let seen = own::Seen { token: self.token.newest(), timeline: environment.timeline() };
+        let text = own::rewrite(std::str::from_utf8(text).ok()?, batch, seen, &mut self.refusals)?;
+        let shows: Vec<bool> = batch.statements.iter().map(own::shows_token).collect();
+        let mut rewritten = Batch::clone(&environment.classify(&text));
+        for (statement, shows_token) in rewritten.statements.iter_mut().zip(shows) {
+            statement.needs_primary &= !shows_token;
+            statement.reads_session_state &= !shows_token;
+        }
+        *batch = Arc::new(rewritten);
+        Some(text)
+    }
+
     fn take_parse(&mut self, frame: Bytes, environment: &mut impl Environment) -> Result<(), FrameError> {
         // A copy: what is remembered must not keep the buffer that it was read into.
-        let kept = Bytes::copy_from_slice(&frame);
+        let mut kept = Bytes::copy_from_slice(&frame);
         let parse = Parse::read(&kept[HEADER_LEN..])?;
+        let mut batch = environment.classify(&String::from_utf8_lossy(parse.text));
+        if let Some(text) = self.rewrite(parse.text, &mut batch, environment) {
+            let mut out = BytesMut::new();
+            build::frame(&mut out, b'P', |out| {
+                build::cstr(out, parse.statement);
+                build::cstr(out, text.as_bytes());
+                out.extend_from_slice(parse.types);
+            });
+            kept = out.freeze();
+        }
+        let parse = Parse::read(&kept[HEADER_LEN..])?;
+        let frame = kept.clone();
         let name = kept.slice_ref(parse.statement);
-        let batch = environment.classify(&String::from_utf8_lossy(parse.text));
         let prepares_write = batch.needs_primary();
         let statement = Prepared {
             text: kept.slice_ref(parse.text),
@@ -319,7 +362,7 @@ impl Session {
         unit.pins |= statement.pins && statement.effect != Effect::Listen;
         unit.reads_session_state |= statement.reads_session_state;
         match &statement.effect {
-            Effect::None | Effect::CopyToStdout => unit.reads = true,
+            Effect::None | Effect::Show { .. } | Effect::CopyToStdout => unit.reads = true,
             Effect::Ddl => unit.changes_catalog = true,
             Effect::CopyFromStdin => unit.copies_in += 1,
             Effect::Listen => unit.listens = true,
@@ -351,12 +394,18 @@ impl Session {
             }
             Effect::Fetch { .. } | Effect::CloseCursor { .. } => {}
             Effect::Load => set(unit, format!("load {}", String::from_utf8_lossy(&wire())), &wire()),
-            Effect::ResetAll => set(unit, RESET_ALL.to_owned(), &wire()),
-            Effect::Set { name, local } => {
-                // Roles, configurations, encodings: what is set may be something that the session has just made.
-                unit.reads = true;
+            Effect::ResetAll => {
+                unit.sets_own = true;
+                set(unit, RESET_ALL.to_owned(), &wire());
+            }
+            Effect::Set { name, local, value } => {
                 let given = parameter.filter(|_| name.is_empty()).map(String::from_utf8_lossy);
                 let name = given.map_or_else(|| name.clone(), |name| name.to_ascii_lowercase());
+                // Roles, configurations, encodings: what is set may be something that the session has just made.
+                unit.reads |= !own::is_own(&name);
+                unit.sets_own |= own::is_own(&name) || name.is_empty();
+                let waits = value.as_deref().is_some_and(is_synchronous);
+                self.commits_async |= !*local && name == "synchronous_commit" && !waits;
                 if *local {
                     let may_commit_async = name.is_empty() || name == "synchronous_commit";
                     unit.follows(Consequence::SetLocal { wire: wire(), may_commit_async });
@@ -429,7 +478,10 @@ impl Session {
 
     fn judge_discard(&mut self, unit: &mut Unit, target: DiscardTarget) {
         match target {
-            DiscardTarget::All => unit.follows(Consequence::DiscardAll),
+            DiscardTarget::All => {
+                unit.sets_own = true;
+                unit.follows(Consequence::DiscardAll);
+            }
             // Plans, sequence values and temporary tables are where the session has made them.
             DiscardTarget::Plans | DiscardTarget::Sequences | DiscardTarget::Temp => {
                 unit.needs_primary |= self.primary.state != LinkState::Down;
@@ -559,6 +611,13 @@ impl Session {
 /// Effects for which being on the primary is decided with the session's state.
 fn judged_by_effect(effect: &Effect) -> bool {
     matches!(effect, Effect::Begin { .. } | Effect::SetTransaction { .. } | Effect::Unlisten)
+}
+
+/// Whether commits wait for the log with this value of `synchronous_commit`.
+fn is_synchronous(value: &str) -> bool {
+    ["on", "true", "yes", "1", "local", "remote_write", "remote_apply"]
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(value))
 }
 
 fn set(unit: &mut Unit, key: String, wire: &Bytes) {

@@ -1,27 +1,27 @@
 //! Where a unit runs, and sending it there.
 
 use bytes::{Bytes, BytesMut};
-use pangea_pgwire::build;
+use pangea_base::Position;
+use pangea_consistency::{Level, Reach};
+use pangea_pgwire::{ErrorFields, SqlState, build};
 
 use crate::leg::{Expect, Leg, LinkState};
+use crate::own;
 use crate::prepared::Origin;
-use crate::session::{Environment, ReadConsistency, Session, Transaction};
+use crate::session::{Access, Environment, Session, Transaction};
 use crate::settings::{IDENTITY, SET_UP_MAX};
 use crate::unit::{Consequence, Kind, Parsed, Unit};
 
 /// Bytes of a unit that are kept at most so that it can run again.
 const RETRY_LEN_MAX: usize = 256 << 10;
 
-/// Asks for a position at or past everything that the session has committed.
-///
-/// The flush position covers a commit that was synchronous; without synchronous commit only the insert position
-/// does, which may be ahead of what standbys can get for a while (measured: 50 to 350 ms).
-const POSITION_SQL: &str = "SELECT CASE pg_catalog.current_setting('synchronous_commit') \
-     WHEN 'off' THEN pg_catalog.pg_current_wal_insert_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END";
+/// `pg_current_wal_flush_lsn`: at or past every commit that was synchronous. Functions of PostgreSQL's own keep their
+/// OIDs for ever; the fast path costs the server a tenth of what a query does (`bench/consistency`).
+pub(crate) const FLUSH_LSN_OID: u32 = 3330;
 
-/// Asks for a position at or past a commit that may have been asynchronous: the setting that made it so ended with
-/// the transaction.
-const INSERT_POSITION_SQL: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
+/// `pg_current_wal_insert_lsn`: at or past every commit, but ahead of what standbys can get for a while (measured: 50
+/// to 350 ms).
+pub(crate) const INSERT_LSN_OID: u32 = 2852;
 
 /// What is to be done with the pending unit.
 enum Decision {
@@ -29,6 +29,8 @@ enum Decision {
     /// It goes on at the primary though a part of it ran here: end that part first.
     MoveUnit,
     Wait,
+    /// It runs nowhere.
+    Refuse(ErrorFields),
 }
 
 impl Session {
@@ -42,6 +44,10 @@ impl Session {
             Decision::MoveUnit => {
                 build::sync(&mut self.local.output);
                 self.moving_unit = true;
+                true
+            }
+            Decision::Refuse(error) => {
+                self.refuse_pending(&error);
                 true
             }
             Decision::Send(leg) => {
@@ -60,7 +66,9 @@ impl Session {
 
     fn decide(&mut self, environment: &mut impl Environment) -> Decision {
         let Some(unit) = self.pending.front() else { return Decision::Wait };
-        if self.local.expects(Expect::Isolation) {
+        let home = self.link(self.access.home());
+        let asked = [&self.local, &self.primary].iter().any(|link| link.expects(Expect::Settings));
+        if home.expects(Expect::Start) || (asked && !unit.continues) {
             return Decision::Wait;
         }
         let local_started = if unit.continues {
@@ -74,14 +82,25 @@ impl Session {
             false
         };
         let leg = self.choose(unit);
+        if leg == Leg::Local && self.held_ready.is_some() {
+            return Decision::Wait;
+        }
+        if leg == Leg::Primary && self.refuses_writes(unit) {
+            return if local_started { Decision::Send(Leg::Local) } else { Decision::Refuse(writes_are_off()) };
+        }
         if !local_started && !self.in_flight.is_empty() && !self.may_overlap(leg, unit) {
             return Decision::Wait;
         }
         let decision = match leg {
-            Leg::Primary => Decision::Send(Leg::Primary),
+            Leg::Primary => self.check_token(environment),
             Leg::Local => self.freshen(environment),
         };
         match decision {
+            // Too late for an error of the unit's own: a part of it has been answered.
+            Decision::Refuse(error) if local_started => {
+                self.fail(&ErrorFields { severity: "FATAL", ..error });
+                Decision::Wait
+            }
             Decision::Send(Leg::Primary) if local_started => Decision::MoveUnit,
             decision => decision,
         }
@@ -89,6 +108,12 @@ impl Session {
 
     /// The server that a unit has to run on, were everything there fresh.
     fn choose(&self, unit: &Unit) -> Leg {
+        match self.access {
+            Access::Split => {}
+            Access::Primary => return Leg::Primary,
+            Access::Local if self.gave_up => return Leg::Primary,
+            Access::Local => return Leg::Local,
+        }
         let elsewhere = self.pinned || self.gave_up || unit.run_on_primary;
         let local = match &self.transaction {
             // A failed transaction takes nothing but its end.
@@ -122,14 +147,15 @@ impl Session {
         let settled = self.in_flight.iter().all(|other| {
             other.leg == Some(Leg::Primary) && other.ended && other.copies_in == 0 && !other.streams
         });
-        let ends =
-            self.in_flight.iter().any(|other| other.ends_transaction || other.begins || other.mixes_control);
+        let ends = self.in_flight.iter().any(|other| {
+            other.ends_transaction || other.begins || other.mixes_control || other.sets_own
+        });
         let stays = match self.transaction {
             Transaction::Primary => !ends,
             Transaction::Idle => !ends && unit.needs_primary,
             Transaction::Local(_) => false,
         };
-        leg == Leg::Primary && settled && (self.pinned || stays)
+        leg == Leg::Primary && settled && (self.pinned || stays || self.access == Access::Primary)
     }
 
     /// Whether a unit that may run locally finds there what it must see (READ-YOUR-WRITES).
@@ -139,16 +165,22 @@ impl Session {
         if !unit.reads || failed {
             return Decision::Send(Leg::Local);
         }
-        match self.read_consistency {
-            ReadConsistency::Eventual => return Decision::Send(Leg::Local),
-            ReadConsistency::Primary => return Decision::Send(Leg::Primary),
-            ReadConsistency::Global if !self.asked => {
+        match self.read.level {
+            Level::Eventual | Level::Off => return Decision::Send(Leg::Local),
+            Level::Primary => return Decision::Send(Leg::Primary),
+            Level::Global if !self.asked => {
                 self.asked = true;
                 self.open(Leg::Primary);
                 self.send_position_query();
                 return Decision::Wait;
             }
-            ReadConsistency::Global | ReadConsistency::Session => {}
+            Level::Bounded => {
+                let longest = self.read.max_staleness;
+                if environment.staleness().is_none_or(|staleness| staleness > longest) {
+                    return Decision::Send(Leg::Primary);
+                }
+            }
+            Level::Global | Level::Session => {}
         }
         if self.primary.expects(Expect::Position) {
             return Decision::Wait;
@@ -156,17 +188,46 @@ impl Session {
         if self.position_unknown || self.catalog_changed {
             return Decision::Send(Leg::Primary);
         }
-        let Some(token) = self.token else { return Decision::Send(Leg::Local) };
-        if environment.replayed().is_none_or(|replayed| replayed < token) {
-            self.waiting_for = Some(token);
-            return Decision::Wait;
-        }
-        match self.catalog_needed {
-            Some(needed) if unit.executes && !environment.catalog_covers(needed) => {
-                Decision::Send(Leg::Primary)
+        let missing = self.token.missing(|position| environment.reach(position));
+        match (missing, self.catalog_needed) {
+            (Some((position, Reach::Lost)), _) => return Decision::Refuse(token_lost(position)),
+            (Some((position, _)), _) => {
+                self.waiting_for = Some(position);
+                return Decision::Wait;
             }
-            _ => Decision::Send(Leg::Local),
+            (None, Some(needed)) => {
+                let executes = self.pending.front().is_some_and(|unit| unit.executes);
+                if executes && self.access == Access::Split && !environment.catalog_covers(needed) {
+                    return Decision::Send(Leg::Primary);
+                }
+            }
+            (None, None) => {}
         }
+        Decision::Send(Leg::Local)
+    }
+
+    /// A read on the primary is as fresh as can be, but what was lost it cannot show either.
+    fn check_token(&mut self, environment: &impl Environment) -> Decision {
+        let reads = self.pending.front().is_some_and(|unit| unit.reads && !unit.needs_primary);
+        if !reads || self.gave_up || matches!(self.read.level, Level::Eventual | Level::Off) {
+            return Decision::Send(Leg::Primary);
+        }
+        match self.token.missing(|position| environment.reach(position)) {
+            Some((position, Reach::Lost)) => Decision::Refuse(token_lost(position)),
+            Some((position, Reach::Behind)) if environment.is_primary() => {
+                self.waiting_for = Some(position);
+                Decision::Wait
+            }
+            _ => Decision::Send(Leg::Primary),
+        }
+    }
+
+    /// Whether a unit is a write though write forwarding is off. What is open on the primary goes on there.
+    fn refuses_writes(&self, unit: &Unit) -> bool {
+        self.access == Access::Split
+            && self.read.level == Level::Off
+            && unit.needs_primary
+            && !matches!(self.transaction, Transaction::Primary)
     }
 
     /// Makes sure that a server knows who the session is before anything runs there; whether that takes time.
@@ -191,10 +252,14 @@ impl Session {
     /// Asks for a connection when there is none.
     fn open(&mut self, leg: Leg) {
         if self.link(leg).state == LinkState::Down {
-            let startup = self.primary_startup.clone();
+            let mut wire = BytesMut::new();
+            self.primary_startup.write(&mut wire);
             let link = self.link_mut(leg);
             link.state = LinkState::Wanted;
-            link.send(&startup, Expect::Startup);
+            link.send(&wire, Expect::Startup);
+            wire.clear();
+            build::query(&mut wire, own::PRIMARY_SQL);
+            link.send(&wire, Expect::PrimaryFacts);
         }
     }
 
@@ -208,7 +273,7 @@ impl Session {
     }
 
     /// Sends something of the session's own.
-    fn send_hidden(&mut self, leg: Leg, wire: &[u8], expect: Expect) {
+    pub(crate) fn send_hidden(&mut self, leg: Leg, wire: &[u8], expect: Expect) {
         // A Query, and a Parse of the unnamed statement, end the unnamed statement of that server.
         if let Some(unnamed) = self.statements.get_mut(&b""[..]) {
             unnamed.on[leg.index()] = false;
@@ -224,10 +289,11 @@ impl Session {
             self.move_transaction();
         }
         self.provide_statements(leg, &mut unit);
+        self.wrote |= leg == Leg::Primary && (unit.needs_primary || unit.unread);
         self.pinned |= unit.pins;
         self.listening |= unit.listens;
         if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
-            unit.retryable = !unit.continues;
+            unit.retryable = !unit.continues && self.may_forward();
             unit.sent.clone_from(&unit.frames);
         }
         let frames = std::mem::take(&mut unit.frames);
@@ -247,6 +313,11 @@ impl Session {
             self.in_flight.push_back(unit);
         }
         self.ask_position(leg);
+    }
+
+    /// Whether what the local server refuses may run on the primary.
+    fn may_forward(&self) -> bool {
+        self.access == Access::Split && self.read.level != Level::Off
     }
 
     /// Opens on the primary the transaction that is open here: what it has set up is done again there.
@@ -279,7 +350,7 @@ impl Session {
             let Some(statement) = known.filter(|statement| !statement.is_on(leg)) else { continue };
             let makes = |unit: &Unit| unit.parses.iter().any(|parsed| parsed.name == name);
             // What the session has sent behind a unit has ended the unnamed statement that it made.
-            let ended = name.is_empty() && self.link(leg).expect.iter().any(|other| *other != Expect::Client);
+            let ended = name.is_empty() && self.link(leg).ends_unnamed();
             if makes(unit) || (!ended && self.in_flight.iter().any(makes)) {
                 continue;
             }
@@ -306,15 +377,19 @@ impl Session {
         if leg != Leg::Primary || !unit.ended || unit.asks_position || in_the_way {
             return;
         }
-        // A read that runs there sees more than the session knows of: what it reads here next must not be older.
+        // A read that runs there sees more than the session knows of: what it reads here next must not be older. A
+        // session that never reads here need not know; for others SHOW pangea.token tells.
+        let split = self.access != Access::Primary;
+        let writes = unit.needs_primary || unit.unread;
         let commits = match self.transaction {
-            Transaction::Primary => unit.ends_transaction,
+            Transaction::Primary => unit.ends_transaction && (split || self.wrote || writes),
             Transaction::Idle => {
-                !unit.begins && (unit.needs_primary || (unit.reads && unit.executes) || self.position_unknown)
+                !unit.begins && (writes || (split && unit.reads && unit.executes) || self.position_unknown)
             }
             Transaction::Local(_) => false,
         };
         if commits {
+            self.wrote = false;
             unit.asks_position = true;
             self.send_position_query();
         }
@@ -325,11 +400,28 @@ impl Session {
             matches!(consequence, Consequence::SetLocal { may_commit_async: true, .. })
         };
         let may_commit_async = self.may_commit_async
+            || self.commits_async
             || self.in_flight.iter().any(|unit| unit.consequences.iter().any(|(_, what)| async_here(what)));
         let mut wire = BytesMut::new();
-        build::query(&mut wire, if may_commit_async { INSERT_POSITION_SQL } else { POSITION_SQL });
-        self.send_hidden(Leg::Primary, &wire, Expect::Position);
+        build::function_call(&mut wire, if may_commit_async { INSERT_LSN_OID } else { FLUSH_LSN_OID });
+        // Neither does it end the unnamed statement.
+        self.primary.send(&wire, Expect::Position);
     }
+}
+
+fn writes_are_off() -> ErrorFields {
+    let text = "cannot write in a secondary region: write forwarding is off";
+    ErrorFields::error(SqlState::READ_ONLY_SQL_TRANSACTION, text)
+        .with_hint("Connect to the writer endpoint, or SET pangea.read_consistency to another level than off.")
+}
+
+fn token_lost(position: Position) -> ErrorFields {
+    let text = format!("position {position}, which this session must see, is not part of this database");
+    ErrorFields::error(SqlState::TOKEN_LOST, text)
+        .with_detail(
+            "It was lost in a failover, or the token is of another cluster: no read could show what it stands for.",
+        )
+        .with_hint("Check what was lost; RESET pangea.token to go on without it.")
 }
 
 /// What to say to the standby instead of a BEGIN whose transaction has to run on the primary: its answer is the

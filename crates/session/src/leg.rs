@@ -41,8 +41,12 @@ pub(crate) enum Expect {
     Startup,
     /// The oldest unit in flight.
     Client,
-    /// The isolation level that transactions have unless they say another.
-    Isolation,
+    /// What is asked when a session begins, of its home server.
+    Start,
+    /// What is asked when a connection to the primary is opened beside the local one.
+    PrimaryFacts,
+    /// Pangea's own settings.
+    Settings,
     /// A setting, a BEGIN or a savepoint that the session already has elsewhere. It must succeed.
     Replay,
     /// A prepared statement that the session already has elsewhere. Its error is the client's unit's error.
@@ -71,8 +75,8 @@ pub(crate) struct Link {
     pub(crate) applied: u64,
     /// Error of something that the session ran for itself, to be shown instead of its consequence.
     pub(crate) hidden_error: Option<Bytes>,
-    /// The value in the answer under way.
-    pub(crate) value: Option<Bytes>,
+    /// The first values of the rows in the answer under way; empty for NULL.
+    pub(crate) values: Vec<Bytes>,
     pub(crate) key: Option<CancelKey>,
 }
 
@@ -87,7 +91,7 @@ impl Link {
             rest_passes: false,
             applied: 0,
             hidden_error: None,
-            value: None,
+            values: Vec::new(),
             key: None,
         }
     }
@@ -96,6 +100,12 @@ impl Link {
     pub(crate) fn send(&mut self, wire: &[u8], expect: Expect) {
         self.output.extend_from_slice(wire);
         self.expect.push_back(expect);
+    }
+
+    /// Whether something of the session's own that is under way will have ended the server's unnamed statement: a
+    /// Query does, and a Parse of it, but no function call.
+    pub(crate) fn ends_unnamed(&self) -> bool {
+        self.expect.iter().any(|other| !matches!(other, Expect::Client | Expect::Position))
     }
 
     /// Whether an answer to something of the session's own that `which` names is due.

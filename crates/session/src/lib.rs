@@ -26,7 +26,9 @@
 
 mod collect;
 mod dispatch;
+mod learn;
 mod leg;
+mod own;
 mod prepared;
 mod respond;
 mod session;
@@ -36,4 +38,5 @@ mod tests;
 mod unit;
 
 pub use leg::Leg;
-pub use session::{Environment, ReadConsistency, Session, SessionOptions, UNIT_LEN_MAX};
+pub use own::ALIASES;
+pub use session::{Access, Environment, Session, SessionOptions, UNIT_LEN_MAX};

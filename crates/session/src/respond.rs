@@ -7,7 +7,7 @@ use pangea_pgwire::{ErrorFields, SqlState, build, fields, message};
 
 use crate::leg::{Expect, Leg, LinkState};
 use crate::prepared::Prepared;
-use crate::session::{OUTPUT_LEN_MAX, Phase, Session, Transaction};
+use crate::session::{Access, OUTPUT_LEN_MAX, Phase, Session, Transaction};
 use crate::settings::{SetUp, release, roll_back_to};
 use crate::unit::{Begin, Consequence, Parsed, Unit};
 
@@ -125,12 +125,12 @@ impl Session {
             b'Z' => {
                 self.link_mut(leg).expect.pop_front();
             }
-            b'E' if leg == Leg::Primary => return self.refuse_on_primary(frame),
-            b'S' if leg == Leg::Local => return self.report_parameter(frame),
+            b'E' if leg != self.access.home() => return self.refuse_on_primary(frame),
+            b'S' if leg == self.access.home() => return self.report_parameter(frame),
             b'E' => self.phase = Phase::Over,
             _ => {}
         }
-        if leg == Leg::Local {
+        if leg == self.access.home() {
             self.client_out.extend_from_slice(frame);
         }
     }
@@ -164,7 +164,13 @@ impl Session {
             b'E' => self.link_mut(leg).hidden_error = Some(frame.clone()),
             b'D' => {
                 let value = message::first_column(&frame[HEADER_LEN..]);
-                self.link_mut(leg).value = value.map(|value| frame.slice_ref(value));
+                let value = value.map(|value| frame.slice_ref(value)).unwrap_or_default();
+                self.link_mut(leg).values.push(value);
+            }
+            b'V' => {
+                let value = message::function_result(&frame[HEADER_LEN..]);
+                let value = value.map(|value| frame.slice_ref(value)).unwrap_or_default();
+                self.link_mut(leg).values.push(value);
             }
             b'A' => self.notify(frame),
             b'Z' => {
@@ -176,14 +182,21 @@ impl Session {
     }
 
     fn finish_hidden(&mut self, leg: Leg, expected: Expect) {
+        let values = std::mem::take(&mut self.link_mut(leg).values);
         match expected {
             Expect::Position => {
                 self.link_mut(leg).hidden_error = None;
-                let value = self.link_mut(leg).value.take();
-                match value.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()) {
-                    Some(lsn) => self.learn_position(lsn),
-                    // Cancelled, most likely: reads ask again.
-                    None => self.position_unknown = true,
+                self.learn_position(values.first());
+                self.release_ready();
+            }
+            Expect::Start => self.begin(leg, &values),
+            Expect::PrimaryFacts => {
+                self.link_mut(leg).hidden_error = None;
+                self.learn_primary(&values);
+            }
+            Expect::Settings => {
+                if self.link_mut(leg).hidden_error.take().is_none() {
+                    self.learn_settings(&values);
                 }
             }
             Expect::Replay => {
@@ -196,21 +209,8 @@ impl Session {
                 }
             }
             Expect::Cleanup => self.link_mut(leg).hidden_error = None,
-            // Transactions of a higher level start on the primary; here all of them are.
-            Expect::Isolation => {
-                let value = self.link_mut(leg).value.take();
-                self.pinned |= value.as_deref() != Some(b"read committed");
-            }
             // The error is shown in the place of its consequence.
             Expect::Prepare | Expect::Startup | Expect::Client => {}
-        }
-    }
-
-    fn learn_position(&mut self, lsn: pangea_base::Lsn) {
-        self.token = self.token.max(Some(lsn));
-        self.position_unknown = false;
-        if std::mem::take(&mut self.catalog_changed) {
-            self.catalog_needed = self.token;
         }
     }
 
@@ -220,7 +220,7 @@ impl Session {
             b'S' => self.report_parameter(frame),
             b'A' => self.notify(frame),
             b'N' => self.client_out.extend_from_slice(frame),
-            b'E' if leg == Leg::Local || self.pinned || self.listening => {
+            b'E' if leg == self.access.home() || self.pinned || self.listening => {
                 self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
             }
@@ -316,7 +316,11 @@ impl Session {
             return;
         }
         unit.release(&mut self.client_out);
-        self.client_out.extend_from_slice(hidden.as_ref().unwrap_or(frame));
+        let message = fields::field(&frame[HEADER_LEN..], b'M').unwrap_or_default();
+        match self.refusals.replacement(message) {
+            Some(error) => self.client_out.extend_from_slice(&error),
+            None => self.client_out.extend_from_slice(hidden.as_ref().unwrap_or(frame)),
+        }
         if fatal {
             self.phase = Phase::Over;
         }
@@ -349,7 +353,11 @@ impl Session {
             return self.finish_local_part(unit, status);
         }
         unit.release(&mut self.client_out);
-        self.client_out.extend_from_slice(frame);
+        if unit.asks_position {
+            self.held_ready = Some(frame.clone());
+        } else {
+            self.client_out.extend_from_slice(frame);
+        }
         self.conclude(leg, unit, status);
     }
 
@@ -374,9 +382,10 @@ impl Session {
     fn conclude(&mut self, leg: Leg, mut unit: Unit, status: u8) {
         let was_primary = matches!(self.transaction, Transaction::Primary);
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
-        let wrote = unit.needs_primary || unit.unread || was_primary;
+        let split = self.access != Access::Primary;
+        let wrote = unit.needs_primary || unit.unread || if split { was_primary } else { self.wrote };
         // What the session has sent behind the unit has ended its unnamed statement.
-        let unnamed_ended = self.link(leg).expect.iter().any(|expected| *expected != Expect::Client);
+        let unnamed_ended = self.link(leg).ends_unnamed();
         for parsed in unit.parses.iter().take(unit.parse_completes) {
             if !(parsed.name.is_empty() && unnamed_ended) {
                 self.mark_prepared(&parsed.name, leg);
@@ -388,6 +397,8 @@ impl Session {
         // What an error leaves of a string with transaction control is not worth finding out.
         self.pinned |= unit.errored && unit.mixes_control && !unit.consequences.is_empty();
         self.pinned |= unit.unread && !unit.errored;
+        let rolls_back =
+            unit.consequences.iter().any(|(_, what)| matches!(what, Consequence::RollbackTo(_)));
         for (index, consequence) in std::mem::take(&mut unit.consequences) {
             let prepares = matches!(consequence, Consequence::Prepare(..) | Consequence::Deallocate(_));
             let lasts = index < unit.command_completes && (in_transaction || prepares);
@@ -404,6 +415,7 @@ impl Session {
         if leg == Leg::Primary && ended && wrote && !unit.asks_position {
             self.position_unknown = true;
         }
+        self.refresh_settings(leg, &unit, rolls_back, status);
     }
 
     /// Prepared statements that were closed are gone from the other server too; a Close that did not come to run
@@ -495,7 +507,7 @@ impl Session {
         match (status, &mut self.transaction) {
             (b'I', _) => {
                 self.transaction = Transaction::Idle;
-                self.may_commit_async = false;
+                (self.may_commit_async, self.wrote) = (false, false);
                 self.set_up.clear();
                 // Those that the client is binding now belong to what comes next.
                 if self.current.is_none() && self.pending.is_empty() {
@@ -615,6 +627,11 @@ fn is_refusal(body: &[u8]) -> bool {
         Some(SqlState::INTERNAL_ERROR) => says(b"recovery"),
         _ => false,
     }
+}
+
+/// The message of an ErrorResponse.
+pub(crate) fn message_of(frame: &Bytes) -> Option<String> {
+    fields::field(&frame[HEADER_LEN..], b'M').map(|text| String::from_utf8_lossy(text).into_owned())
 }
 
 /// The same error with severity ERROR.

@@ -2,14 +2,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use pangea_base::Lsn;
-use pangea_pgwire::startup::CancelKey;
+use pangea_base::{Position, Timeline};
+use pangea_consistency::{Reach, ReadSettings, TimeoutAction, Token};
+use pangea_pgwire::startup::{CancelKey, Startup};
 use pangea_pgwire::{ErrorFields, SqlState, build};
 use pangea_sql::Batch;
 
 use crate::leg::{Expect, Leg, Link, LinkState};
+use crate::own::{self, Refusals};
 use crate::prepared::{Portals, Statements};
 use crate::settings::{SetUp, Settings};
 use crate::unit::{Begin, Unit};
@@ -30,51 +33,52 @@ pub trait Environment {
 
     /// Whether what [`Self::classify`] knows of the catalogue is at least as new as this position. When it is
     /// not, it is to be read again.
-    fn catalog_covers(&mut self, lsn: Lsn) -> bool;
+    fn catalog_covers(&mut self, position: Position) -> bool;
 
-    /// How far the local server has replayed; `None` when that is not known.
-    fn replayed(&self) -> Option<Lsn>;
+    /// What the local server knows of a position.
+    fn reach(&self, position: Position) -> Reach;
+
+    /// Whether the local server is the primary.
+    fn is_primary(&self) -> bool;
+
+    /// The timeline that the local server is on; `None` when that is not known.
+    fn timeline(&self) -> Option<Timeline>;
+
+    /// How stale the local server's data are at most; `None` when that is not known.
+    fn staleness(&self) -> Option<Duration>;
 }
 
-/// How fresh a session's local reads are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReadConsistency {
-    /// Whatever the local server has.
-    Eventual,
-    /// What the session itself has committed (READ-YOUR-WRITES).
-    #[default]
-    Session,
-    /// What anybody had committed when the read began. Costs a round trip to the primary.
-    Global,
-    /// Reads run on the primary.
+/// Which servers a session uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reads run on the local server, writes on the primary.
+    Split,
+    /// Everything runs on the local server, which refuses writes; the primary is read only when the local server is
+    /// not fresh enough.
+    Local,
+    /// Everything runs on the primary.
     Primary,
 }
 
-impl ReadConsistency {
-    /// The levels by name.
-    pub const NAMES: [(&'static str, Self); 4] = [
-        ("eventual", Self::Eventual),
-        ("session", Self::Session),
-        ("global", Self::Global),
-        ("primary", Self::Primary),
-    ];
-
-    /// Reads a level's name, in any case.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, level)| *level)
+impl Access {
+    /// The server that answers the client's start-up message.
+    pub(crate) fn home(self) -> Leg {
+        match self {
+            Self::Split | Self::Local => Leg::Local,
+            Self::Primary => Leg::Primary,
+        }
     }
 }
 
 /// How a session begins.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
+    /// Which servers it uses.
+    pub access: Access,
     /// The start-up message for the local server.
-    pub local_startup: Bytes,
+    pub local_startup: Startup,
     /// The start-up message for the primary.
-    pub primary_startup: Bytes,
-    /// How fresh its local reads are.
-    pub read_consistency: ReadConsistency,
+    pub primary_startup: Startup,
 }
 
 /// Where the session is in its life.
@@ -114,7 +118,8 @@ pub struct Session {
     pub(crate) client_out: BytesMut,
     pub(crate) local: Link,
     pub(crate) primary: Link,
-    pub(crate) primary_startup: Bytes,
+    pub(crate) access: Access,
+    pub(crate) primary_startup: Startup,
     pub(crate) phase: Phase,
 
     pub(crate) transaction: Transaction,
@@ -152,38 +157,63 @@ pub struct Session {
     pub(crate) pinned: bool,
     /// The session listens on the primary.
     pub(crate) listening: bool,
-    pub(crate) read_consistency: ReadConsistency,
+    /// What the session has set about its reads.
+    pub(crate) read: ReadSettings,
+    /// They may have changed, and the server is to be asked.
+    pub(crate) settings_due: bool,
+    /// They were changed in the open transaction: its end may change them back.
+    pub(crate) set_in_transaction: bool,
+    pub(crate) refusals: Refusals,
     /// The primary was asked where it is for the pending unit.
     pub(crate) asked: bool,
     /// What local reads must have seen.
-    pub(crate) token: Option<Lsn>,
+    pub(crate) token: Token,
+    /// The timeline of the primary that the session is connected to.
+    pub(crate) primary_timeline: Option<Timeline>,
+    /// Commits on the primary may be acknowledged before they are flushed.
+    pub(crate) commits_async: bool,
+    /// The open transaction on the primary has written.
+    pub(crate) wrote: bool,
+    /// Answers to [`Expect::Position`] under way that say too little.
+    pub(crate) vain_positions: usize,
+    /// ReadyForQuery of a unit whose position is not known yet: the client is to have its token first.
+    pub(crate) held_ready: Option<Bytes>,
     /// Something was committed and its position is not known: reads run on the primary until it is.
     pub(crate) position_unknown: bool,
     /// A statement that may have changed the catalogue has run since the last position.
     pub(crate) catalog_changed: bool,
     /// What the catalogue must have seen before statements may be judged harmless.
-    pub(crate) catalog_needed: Option<Lsn>,
-    pub(crate) waiting_for: Option<Lsn>,
+    pub(crate) catalog_needed: Option<Position>,
+    pub(crate) waiting_for: Option<Position>,
     /// The pending unit has waited long enough.
     pub(crate) gave_up: bool,
 }
 
 impl Session {
-    /// A session whose local server is connected; its answer to the start-up message is the client's.
+    /// A session whose home server is connected (the primary with [`Access::Primary`], else the local one); its
+    /// answer to the start-up message is the client's.
     #[must_use]
     pub fn new(options: SessionOptions) -> Self {
-        let SessionOptions { local_startup, primary_startup, read_consistency } = options;
-        let mut local = Link::new();
-        local.state = LinkState::Open;
-        local.send(&local_startup, Expect::Startup);
-        let mut show = BytesMut::new();
-        build::query(&mut show, "SHOW default_transaction_isolation");
-        local.send(&show, Expect::Isolation);
+        let SessionOptions { access, local_startup, primary_startup } = options;
+        let mut home = Link::new();
+        home.state = LinkState::Open;
+        let mut wire = BytesMut::new();
+        let startup = if access == Access::Primary { &primary_startup } else { &local_startup };
+        startup.write(&mut wire);
+        home.send(&wire, Expect::Startup);
+        wire.clear();
+        build::query(&mut wire, own::START_SQL);
+        home.send(&wire, Expect::Start);
+        let (local, primary) = match access.home() {
+            Leg::Local => (home, Link::new()),
+            Leg::Primary => (Link::new(), home),
+        };
         Self {
             client_in: BytesMut::new(),
             client_out: BytesMut::new(),
             local,
-            primary: Link::new(),
+            primary,
+            access,
             primary_startup,
             phase: Phase::Running,
             transaction: Transaction::Idle,
@@ -204,9 +234,17 @@ impl Session {
             on_hold: false,
             pinned: false,
             listening: false,
-            read_consistency,
+            read: ReadSettings::default(),
+            settings_due: false,
+            set_in_transaction: false,
+            refusals: Refusals::default(),
             asked: false,
-            token: None,
+            token: Token::default(),
+            primary_timeline: None,
+            commits_async: false,
+            wrote: false,
+            vain_positions: 0,
+            held_ready: None,
             position_unknown: false,
             catalog_changed: false,
             catalog_needed: None,
@@ -292,7 +330,9 @@ impl Session {
     pub fn server_closed(&mut self, leg: Leg, error: &ErrorFields) {
         let busy = self.in_flight.front().is_some_and(|unit| unit.leg == Some(leg));
         let matters = match leg {
-            Leg::Local => true,
+            _ if leg == self.access.home() => true,
+            // Of a session of the primary there is no connection to the local server.
+            Leg::Local => false,
             Leg::Primary => {
                 busy || self.pinned
                     || self.listening
@@ -307,10 +347,17 @@ impl Session {
         }
     }
 
+    /// Ends the session: the gateway stops, say.
+    pub fn end(&mut self, error: &ErrorFields) {
+        self.fail(error);
+    }
+
     /// The connection to the primary is gone, and nothing that mattered was on it.
     pub(crate) fn drop_primary(&mut self) {
         // A position that was asked for will not come.
         self.position_unknown |= self.primary.expects(Expect::Position);
+        (self.primary_timeline, self.commits_async, self.vain_positions) = (None, false, 0);
+        self.release_ready();
         self.primary = Link::new();
         if let Some((leg @ Some(Leg::Primary), _)) = &mut self.passing {
             *leg = None;
@@ -320,15 +367,56 @@ impl Session {
         }
     }
 
-    /// What the pending unit waits for: the local server must have replayed this.
+    /// What the pending unit waits for: the local server must have replayed this. [`Self::wait_timeout`] says how
+    /// long it may take.
     #[must_use]
-    pub fn waits_for(&self) -> Option<Lsn> {
+    pub fn waits_for(&self) -> Option<Position> {
         self.waiting_for
     }
 
-    /// The wait has taken too long: the unit runs on the primary instead.
+    /// Longest wait for the local server to catch up.
+    #[must_use]
+    pub fn wait_timeout(&self) -> Duration {
+        self.read.timeout
+    }
+
+    /// The wait has taken too long: the unit runs on the primary instead, or fails, as the session has set.
     pub fn give_up_waiting(&mut self) {
-        self.gave_up = self.waiting_for.take().is_some();
+        let Some(position) = self.waiting_for.take() else { return };
+        // What the primary does not have nobody has. The rest of a unit that has begun to run is not for the session
+        // to fail.
+        let fails = (self.read.timeout_action == TimeoutAction::Error || self.access == Access::Primary)
+            && self.pending.front().is_some_and(|unit| !unit.continues);
+        if !fails {
+            self.gave_up = true;
+            return;
+        }
+        let text = "this region did not catch up in time with what the session must see";
+        let timeout = self.read.timeout;
+        let error = ErrorFields::error(SqlState::CONSISTENCY_TIMEOUT, text)
+            .with_detail(format!("Position {position} was not replayed here within {timeout:?}."))
+            .with_hint(
+                "Try again, raise pangea.consistency_timeout, or read from the primary instead with \
+                 SET pangea.consistency_timeout_action = 'primary'.",
+            );
+        self.refuse_pending(&error);
+    }
+
+    /// Answers the pending unit with an error; it runs nowhere.
+    pub(crate) fn refuse_pending(&mut self, error: &ErrorFields) {
+        (self.waiting_for, self.gave_up, self.asked) = (None, false, false);
+        let mut frame = BytesMut::new();
+        error.write(&mut frame);
+        if let Some(unit) = self.pending.pop_front() {
+            self.answer_with_error(&unit, &frame);
+        }
+    }
+
+    /// Passes on the ReadyForQuery that was held back for a position.
+    pub(crate) fn release_ready(&mut self) {
+        if let Some(ready) = self.held_ready.take() {
+            self.client_out.extend_from_slice(&ready);
+        }
     }
 
     /// The client has closed its side.
@@ -362,10 +450,10 @@ impl Session {
         self.on_hold = on_hold;
     }
 
-    /// The key of the local server, which is also the client's.
+    /// The key of the home server, which is also the client's.
     #[must_use]
     pub fn client_key(&self) -> Option<&CancelKey> {
-        self.local.key.as_ref()
+        self.link(self.access.home()).key.as_ref()
     }
 
     /// Cancels a unit that waits for the local server to catch up; `false` when none does.
@@ -374,16 +462,11 @@ impl Session {
         if self.waiting_for.is_none() || self.pending.front().is_some_and(|unit| unit.continues) {
             return false;
         }
-        (self.waiting_for, self.gave_up, self.asked) = (None, false, false);
         let error = ErrorFields::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
             .with_detail(
                 "The statement was waiting for this region to catch up with the session's own writes.",
             );
-        let mut frame = BytesMut::new();
-        error.write(&mut frame);
-        if let Some(unit) = self.pending.pop_front() {
-            self.answer_with_error(&unit, &frame);
-        }
+        self.refuse_pending(&error);
         true
     }
 
@@ -391,18 +474,23 @@ impl Session {
     pub(crate) fn answer_with_error(&mut self, unit: &Unit, error: &[u8]) {
         self.client_out.extend_from_slice(error);
         self.forget_parses(unit, 0);
-        let status = match &mut self.transaction {
-            Transaction::Idle => b'I',
-            Transaction::Primary => b'E',
+        let failed_on = match &mut self.transaction {
+            Transaction::Idle => None,
+            Transaction::Primary => Some(Leg::Primary),
             Transaction::Local(transaction) => {
                 transaction.failed = true;
-                // The server has to refuse further statements as well: only an error there makes it so.
-                let mut fail = BytesMut::new();
-                build::query(&mut fail, "ABORTED BY PANGEA: a statement was cancelled before it ran");
-                self.local.send(&fail, Expect::Cleanup);
-                b'E'
+                Some(Leg::Local)
             }
         };
+        let status = if failed_on.is_some() { b'E' } else { b'I' };
+        if let Some(leg) = failed_on
+            && self.link(leg).state == LinkState::Open
+        {
+            // The server has to refuse further statements as well: only an error there makes it so.
+            let mut fail = BytesMut::new();
+            build::query(&mut fail, "ABORTED BY PANGEA: a statement was refused before it ran");
+            self.link_mut(leg).send(&fail, Expect::Cleanup);
+        }
         if unit.ended {
             build::ready_for_query(&mut self.client_out, status);
         } else {
@@ -415,6 +503,7 @@ impl Session {
         if self.phase == Phase::Over {
             return;
         }
+        self.release_ready();
         let cut = self.local.rest > 0 && self.local.rest_passes
             || self.primary.rest > 0 && self.primary.rest_passes;
         // In the middle of a frame an error could not be told from data.

@@ -13,6 +13,7 @@ mod flows;
 mod program;
 mod rig;
 mod server;
+mod settings;
 mod simulation;
 mod state;
 mod transactions;

@@ -110,6 +110,8 @@ pub(crate) struct Unit {
     pub(crate) unread: bool,
     pub(crate) changes_catalog: bool,
     pub(crate) listens: bool,
+    /// It may change Pangea's own settings.
+    pub(crate) sets_own: bool,
     /// With the number of the command that each follows from.
     pub(crate) consequences: Vec<(usize, Consequence)>,
     /// Commands in it.
@@ -172,6 +174,7 @@ impl Unit {
             unread: false,
             changes_catalog: false,
             listens: false,
+            sets_own: false,
             consequences: Vec::new(),
             commands: 0,
             uses: Vec::new(),
@@ -238,6 +241,7 @@ impl Unit {
         self.unread |= part.unread;
         self.changes_catalog |= part.changes_catalog;
         self.listens |= part.listens;
+        self.sets_own |= part.sets_own;
         let before = self.commands;
         self.consequences.extend(part.consequences.drain(..).map(|(index, what)| (before + index, what)));
         self.commands += part.commands;

@@ -110,10 +110,11 @@ fn statement_bytes(statement: &Statement) -> usize {
         Effect::Savepoint { name }
         | Effect::Release { name }
         | Effect::RollbackTo { name }
-        | Effect::Set { name, .. }
+        | Effect::Show { name }
         | Effect::Execute { name }
         | Effect::DeclareCursor { name, .. }
         | Effect::Fetch { name } => name.len(),
+        Effect::Set { name, value, .. } => name.len() + value.as_ref().map_or(0, String::len),
         Effect::Deallocate { name } | Effect::CloseCursor { name } => name.as_ref().map_or(0, String::len),
         Effect::Prepare { name, inner } => name.len() + statement_bytes(inner),
         Effect::None

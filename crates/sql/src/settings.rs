@@ -71,7 +71,7 @@ fn set_multi(set: &VariableSetStmt) -> Statement {
     match set.name.as_str() {
         "TRANSACTION" => options.set_transaction(),
         "SESSION CHARACTERISTICS" => {
-            let effect = Effect::Set { name: "session characteristics".to_owned(), local: false };
+            let effect = Effect::Set { name: "session characteristics".to_owned(), local: false, value: None };
             match options.isolation {
                 None | Some(Isolation::ReadCommitted) => Statement::harmless(effect),
                 Some(Isolation::RepeatableRead | Isolation::Serializable) => Statement::pinning(effect),
@@ -125,7 +125,11 @@ fn assignment(name: &str, value: &Value, local: bool) -> Statement {
         ("default_transaction_isolation" | "standard_conforming_strings", None) => *value == Value::Unknown,
         _ => false,
     };
-    let effect = Effect::Set { name, local };
+    let value = match value {
+        Value::Text(text) => Some(text.clone()),
+        Value::Default | Value::Unknown => None,
+    };
+    let effect = Effect::Set { name, local, value };
     if pins { Statement::pinning(effect) } else { Statement::harmless(effect) }
 }
 
@@ -201,13 +205,13 @@ fn set_config_call(call: &FuncCall) -> Option<Statement> {
 
 /// Two settings in one query: the names cannot both be told.
 fn merge_sets(first: &Statement, next: &Statement) -> Option<Statement> {
-    let (Effect::Set { name, local }, Effect::Set { name: other, local: other_local }) =
+    let (Effect::Set { name, local, .. }, Effect::Set { name: other, local: other_local, value }) =
         (&first.effect, &next.effect)
     else {
         return None;
     };
     let name = if name == other { name.clone() } else { String::new() };
-    let effect = Effect::Set { name, local: *local };
+    let effect = Effect::Set { name, local: *local, value: value.clone() };
     (local == other_local).then(|| Statement {
         needs_primary: first.needs_primary || next.needs_primary,
         pins: first.pins || next.pins,
@@ -219,7 +223,8 @@ fn merge_sets(first: &Statement, next: &Statement) -> Option<Statement> {
 /// set but whose default is in the server's file: the session's state must be there first.
 pub(crate) fn show(name: &str) -> Statement {
     let local = builtin::is_session_setting(name);
-    Statement { needs_primary: !local, reads_session_state: !local, ..Statement::harmless(Effect::None) }
+    let effect = Effect::Show { name: name.to_owned() };
+    Statement { needs_primary: !local, reads_session_state: !local, ..Statement::harmless(effect) }
 }
 
 /// The text of a constant as `SET` reads it.

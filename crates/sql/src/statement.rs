@@ -120,6 +120,14 @@ pub enum Effect {
         name: String,
         /// It ends with the transaction.
         local: bool,
+        /// The value, when it is a constant; the members of a list are joined by commas. `None` for the
+        /// default, and when the text does not say.
+        value: Option<String>,
+    },
+    /// `SHOW name`.
+    Show {
+        /// The setting, as it is written there.
+        name: String,
     },
     /// `RESET ALL`.
     ResetAll,

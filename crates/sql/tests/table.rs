@@ -43,8 +43,8 @@ fn effect(sql: &str) -> Effect {
     all.remove(0).effect
 }
 
-fn set(name: &str, local: bool) -> Effect {
-    Effect::Set { name: name.to_owned(), local }
+fn set(name: &str, local: bool, value: Option<&str>) -> Effect {
+    Effect::Set { name: name.to_owned(), local, value: value.map(str::to_owned) }
 }
 
 fn begin(read_only: Option<bool>, isolation: Option<Isolation>, deferrable: Option<bool>) -> Effect {
@@ -101,17 +101,18 @@ fn effects_on_the_transaction() {
 #[test]
 fn effects_on_settings() {
     let table = [
-        ("SET Search_Path = a", set("search_path", false)),
-        ("SET LOCAL work_mem = 1", set("work_mem", true)),
-        ("RESET work_mem", set("work_mem", false)),
-        ("SET TIME ZONE LOCAL", set("timezone", false)),
-        ("SET NAMES 'utf8'", set("client_encoding", false)),
-        ("SET ROLE r", set("role", false)),
-        ("RESET SESSION AUTHORIZATION", set("session_authorization", false)),
-        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", set("session characteristics", false)),
-        ("SELECT set_config('App.User', $1, true)", set("app.user", true)),
-        ("SELECT set_config($1, 'x', 'off'::bool)", set("", false)),
-        ("SELECT set_config('a.b', '1', false), set_config('a.c', '1', false)", set("", false)),
+        ("SET Search_Path = a", set("search_path", false, Some("a"))),
+        ("SET LOCAL work_mem = 1", set("work_mem", true, Some("1"))),
+        ("RESET work_mem", set("work_mem", false, None)),
+        ("SET TIME ZONE LOCAL", set("timezone", false, None)),
+        ("SET NAMES 'utf8'", set("client_encoding", false, Some("utf8"))),
+        ("SET ROLE r", set("role", false, Some("r"))),
+        ("RESET SESSION AUTHORIZATION", set("session_authorization", false, None)),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", set("session characteristics", false, None)),
+        ("SELECT set_config('App.User', $1, true)", set("app.user", true, None)),
+        ("SELECT set_config($1, 'x', 'off'::bool)", set("", false, Some("x"))),
+        ("SELECT set_config('a.b', '1', false), set_config('a.c', '1', false)", set("", false, Some("1"))),
+        ("SHOW work_mem", Effect::Show { name: "work_mem".to_owned() }),
         ("SELECT set_config('a.b', '1', false), set_config('a.c', '1', true)", Effect::None),
         ("RESET ALL", Effect::ResetAll),
         ("DISCARD ALL", Effect::Discard(DiscardTarget::All)),

@@ -2,7 +2,7 @@
 
 use super::rig::{Rig, check};
 use super::wire::{extended, query, unnamed};
-use crate::{Leg, ReadConsistency};
+use crate::Leg;
 
 const READ: &str = "SELECT id FROM t";
 
@@ -13,7 +13,7 @@ fn a_read_waits_for_the_sessions_own_write() {
     assert_eq!(rig.session.waits_for(), None);
     assert_eq!(rig.ask(&query(READ)), "");
     let wanted = rig.session.waits_for().expect("READ-YOUR-WRITES: the standby has not replayed the write");
-    assert_eq!(wanted.0, rig.database.borrow().newest().0);
+    assert_eq!(wanted.lsn.0, rig.database.borrow().newest().0);
     rig.replay();
     rig.settle();
     assert_eq!(rig.session.waits_for(), None);
@@ -153,13 +153,13 @@ fn who_is_busy_is_known() {
 
 #[test]
 fn levels_of_consistency() {
-    let mut rig = Rig::at(ReadConsistency::Eventual);
+    let mut rig = Rig::at("eventual");
     rig.ask(&query("INSERT INTO t VALUES (1)"));
     assert_eq!(rig.ask(&query(READ)), "T | C:SELECT 0 | Z:I", "eventual: whatever is here");
-    let mut rig = Rig::at(ReadConsistency::Primary);
+    let mut rig = Rig::at("primary");
     assert_eq!(rig.ask(&query(READ)), "T | C:SELECT 0 | Z:I");
     assert_eq!(rig.sent(Leg::Local), "");
-    let mut rig = Rig::at(ReadConsistency::Global);
+    let mut rig = Rig::at("global");
     rig.say(&query(READ));
     assert_eq!(rig.sent(Leg::Primary), "startup | position");
     assert_eq!(rig.sent(Leg::Local), "");

@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::wire;
 
 /// What the tables hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -174,7 +173,11 @@ impl Engine {
     }
 
     pub(super) fn setting(&self, name: &str) -> &str {
-        let default = if name == "default_transaction_isolation" { "read committed" } else { "" };
+        let default = match name {
+            "default_transaction_isolation" => "read committed",
+            "synchronous_commit" => "on",
+            _ => pangea_consistency::Setting::by_name(name).map_or("", |setting| setting.default_value()),
+        };
         self.effective.get(name).map_or(default, String::as_str)
     }
 
@@ -370,9 +373,10 @@ impl Engine {
 
     fn statement(&mut self, text: &str, words: &[&str]) -> Result<Answer, Failure> {
         match words {
-            ["SELECT", ..] if wire::is_position(text.as_bytes()) => {
-                let (lsn, _) = self.database.borrow().newest();
-                Ok(Answer::rows(vec![pangea_base::Lsn(lsn).to_string()]))
+            // Which timeline it writes.
+            ["SELECT", ..] if text.contains("pg_walfile_name") => {
+                let timeline = if self.is_standby() { "" } else { "00000001" };
+                Ok(Answer::rows(vec![timeline.to_owned()]))
             }
             ["SELECT" | "TABLE" | "VALUES", ..] => self.select(text, words),
             ["INSERT", "INTO", "t", "VALUES", value] => {
@@ -450,18 +454,33 @@ impl Engine {
 
     fn session_statement(&mut self, text: &str, words: &[&str]) -> Result<Answer, Failure> {
         match words {
-            ["SET", "LOCAL", name, "=", value] => {
+            ["SET", "LOCAL", name, "=" | "TO", value] => {
+                let value = value.trim_matches('\'');
                 if !self.in_block() {
                     return Ok(Answer::warning("SET", "25P01", "SET LOCAL needs a transaction block"));
                 }
-                self.effective.insert((*name).to_owned(), (*value).to_owned());
+                self.effective.insert((*name).to_owned(), value.to_owned());
                 Ok(Answer::tag("SET"))
             }
-            ["SET", name, "=", value] => {
+            ["SET", name, ..] if name.starts_with("pangea_refuses_") => {
+                failure("42704", format!("unrecognized configuration parameter \"{name}\""))
+            }
+            ["SET", name, "TO", "DEFAULT"] => {
+                self.lasting.remove(*name);
+                self.effective.remove(*name);
+                Ok(Answer::tag("SET"))
+            }
+            ["SET", name, "=" | "TO", value] => {
+                let value = value.trim_matches('\'');
                 for settings in [&mut self.lasting, &mut self.effective] {
-                    settings.insert((*name).to_owned(), (*value).to_owned());
+                    settings.insert((*name).to_owned(), value.to_owned());
                 }
                 Ok(Answer::tag("SET"))
+            }
+            ["RESET", name] if *name != "ALL" => {
+                self.lasting.remove(*name);
+                self.effective.remove(*name);
+                Ok(Answer::tag("RESET"))
             }
             ["RESET", "ALL"] => {
                 self.lasting.clear();

@@ -100,8 +100,8 @@ fn a_position_that_is_lost_is_asked_again() {
     let mut rig = Rig::new();
     rig.given(&["SELECT 1"]);
     rig.say(&query("INSERT INTO t VALUES (1)"));
-    // The connection breaks between the write's answer and the position's.
-    for _ in 0..2 {
+    // The connection breaks between the write's answer and the position's: start-up, questions, the write.
+    for _ in 0..3 {
         rig.primary.step();
     }
     let bytes = rig.primary.output.split();

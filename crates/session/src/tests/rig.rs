@@ -4,9 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use pangea_base::Lsn;
+use bytes::BytesMut;
+use pangea_base::{Lsn, Position, Timeline};
+use pangea_consistency::{History, Reach};
 use pangea_pgwire::startup::{Startup, Version, parse_first_packet};
 use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_sql::{Batch, Catalog, CatalogBuilder, CatalogTable, classify};
@@ -14,7 +16,7 @@ use pangea_sql::{Batch, Catalog, CatalogBuilder, CatalogTable, classify};
 use super::engine::{Database, Engine, Role};
 use super::server::Server;
 use super::wire;
-use crate::{Environment, Leg, ReadConsistency, Session, SessionOptions};
+use crate::{Access, Environment, Leg, Session, SessionOptions};
 
 /// The catalogue of the classifier's own tests, taken from a PostgreSQL 18.
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
@@ -46,6 +48,10 @@ pub(super) struct World {
     pub(super) lag_is_known: bool,
     /// How new the catalogue is.
     pub(super) catalog: u64,
+    /// The timelines of the local server.
+    pub(super) history: History,
+    /// How stale it is at most.
+    pub(super) staleness: Option<Duration>,
 }
 
 impl Environment for World {
@@ -56,16 +62,28 @@ impl Environment for World {
         })
     }
 
-    fn catalog_covers(&mut self, lsn: Lsn) -> bool {
-        self.catalog >= lsn.0
+    fn catalog_covers(&mut self, position: Position) -> bool {
+        self.catalog >= position.lsn.0
     }
 
     fn catalog_version(&self) -> u64 {
         0
     }
 
-    fn replayed(&self) -> Option<Lsn> {
-        self.lag_is_known.then(|| Lsn(self.replayed.get()))
+    fn reach(&self, position: Position) -> Reach {
+        self.history.judge(position, self.lag_is_known.then(|| Lsn(self.replayed.get())))
+    }
+
+    fn is_primary(&self) -> bool {
+        false
+    }
+
+    fn timeline(&self) -> Option<Timeline> {
+        Some(self.history.current())
+    }
+
+    fn staleness(&self) -> Option<Duration> {
+        self.staleness
     }
 }
 
@@ -82,13 +100,13 @@ pub(super) struct Rig {
     /// Written by the session and not looked at by the test, by leg.
     sent: [BytesMut; 2],
     heard: BytesMut,
+    /// The token that the client was told last.
+    pub(super) token: String,
 }
 
-pub(super) fn startup() -> Bytes {
+pub(super) fn startup() -> Startup {
     let parameters = vec![("user".to_owned(), "ann".to_owned())];
-    let mut out = BytesMut::new();
-    Startup { version: Version { major: 3, minor: 0 }, parameters }.write(&mut out);
-    out.freeze()
+    Startup { version: Version { major: 3, minor: 0 }, parameters }
 }
 
 /// A lost connection, as the gateway reports it.
@@ -99,26 +117,40 @@ pub(super) fn lost() -> ErrorFields {
 impl Rig {
     /// A session that has begun.
     pub(super) fn new() -> Self {
-        Self::at(ReadConsistency::Session)
+        Self::with(Access::Split)
     }
 
-    pub(super) fn at(read_consistency: ReadConsistency) -> Self {
+    /// A session that has begun and set its level.
+    pub(super) fn at(level: &str) -> Self {
+        let mut rig = Self::new();
+        rig.given(&[&format!("SET pangea.read_consistency = {level}")]);
+        rig
+    }
+
+    pub(super) fn with(access: Access) -> Self {
         let database = Database::shared();
         let replayed = Rc::new(Cell::new(database.borrow().newest().0));
         let (local_startup, primary_startup) = (startup(), startup());
-        let options = SessionOptions { local_startup, primary_startup, read_consistency };
+        let options = SessionOptions { access, local_startup, primary_startup };
         let catalog = database.borrow().newest().0;
         let local = Engine::new(Role::Standby(replayed.clone()), database.clone());
         let primary = Engine::new(Role::Primary, database.clone());
         let mut rig = Self {
             session: Session::new(options),
-            world: World { replayed, lag_is_known: true, catalog },
+            world: World {
+                replayed,
+                lag_is_known: true,
+                catalog,
+                history: History::new(Timeline(1)),
+                staleness: None,
+            },
             local: Server::new(local, 11),
             primary: Server::new(primary, 22),
             database,
             primary_is_up: true,
             sent: [BytesMut::new(), BytesMut::new()],
             heard: BytesMut::new(),
+            token: String::new(),
         };
         rig.settle();
         rig.heard();
@@ -204,7 +236,9 @@ impl Rig {
             shown.push("startup".to_owned());
         }
         while let Some(frame) = wire::take_frame(&mut bytes) {
-            shown.push(wire::show_frontend(&frame));
+            if !wire::is_greeting(&frame) {
+                shown.push(wire::show_frontend(&frame));
+            }
         }
         assert!(bytes.is_empty(), "half a frame was sent to the {leg:?} server: {bytes:?}");
         shown.join(" | ")
@@ -216,7 +250,11 @@ impl Rig {
         let mut bytes = self.heard.split();
         let mut shown = Vec::new();
         while let Some(frame) = wire::take_frame(&mut bytes) {
-            shown.push(wire::show_backend(&frame));
+            if wire::is_token(&frame) {
+                self.token = wire::show_backend(&frame);
+            } else {
+                shown.push(wire::show_backend(&frame));
+            }
         }
         assert!(bytes.is_empty(), "half a frame was sent to the client: {bytes:?}");
         shown.join(" | ")

@@ -123,6 +123,12 @@ impl Server {
                 self.take_close(body);
                 Ok(())
             }
+            b'F' if wire::is_position(body) => {
+                let (lsn, _) = self.engine.database.borrow().newest();
+                self.output.extend_from_slice(&wire::frame(b'V', &[&8_u32.to_be_bytes(), &lsn.to_be_bytes()]));
+                self.ready();
+                Ok(())
+            }
             b'F' => {
                 self.take_function_call();
                 Ok(())

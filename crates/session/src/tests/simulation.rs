@@ -138,7 +138,10 @@ impl Run {
 fn frames(mut bytes: BytesMut) -> Vec<Bytes> {
     let mut frames: Vec<Bytes> = std::iter::from_fn(|| wire::take_frame(&mut bytes)).collect();
     assert!(bytes.is_empty(), "PASS-THROUGH: half a frame: {bytes:?}");
-    frames.retain(|frame| frame[0] != b'K' && !wire::show_backend(frame).starts_with("S:in_hot_standby"));
+    frames.retain(|frame| {
+        let standby = wire::show_backend(frame).starts_with("S:in_hot_standby");
+        frame[0] != b'K' && !standby && !wire::is_token(frame)
+    });
     // Parameters may be told at any time: what counts is what is known at the end of a unit.
     for unit in frames.split_mut(|frame| frame[0] == b'Z') {
         unit.sort_by_key(|frame| frame[0] == b'S');
@@ -153,7 +156,7 @@ fn show(frames: &[Bytes]) -> String {
 /// One server that runs the program.
 fn reference(steps: &[Step]) -> Server {
     let mut server = Server::new(Engine::new(Role::Primary, Database::shared()), 11);
-    server.input.extend_from_slice(&startup());
+    startup().write(&mut server.input);
     server.step();
     server.output.clear();
     for step in steps {

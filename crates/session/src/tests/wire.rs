@@ -1,6 +1,8 @@
 //! Messages that clients and servers write, and frames as text.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use crate::dispatch::{FLUSH_LSN_OID, INSERT_LSN_OID};
+use crate::own;
 use pangea_pgwire::frame::{HEADER_LEN, backend_header};
 use pangea_pgwire::message::{self, Bind, Execute, Parse, Target};
 use pangea_pgwire::{build, fields};
@@ -107,7 +109,8 @@ pub(super) fn show_backend(frame: &[u8]) -> String {
 pub(super) fn show_frontend(frame: &[u8]) -> String {
     let body = &frame[HEADER_LEN..];
     match frame[0] {
-        b'Q' if is_position(body) => "position".to_owned(),
+        b'F' if is_position(body) => "position".to_owned(),
+        b'Q' if body.starts_with(own::SETTINGS_SQL.as_bytes()) => "settings".to_owned(),
         b'Q' => format!("Q:{}", text(body)),
         b'P' => {
             let parse = Parse::read(body).unwrap();
@@ -126,11 +129,18 @@ pub(super) fn show_frontend(frame: &[u8]) -> String {
     }
 }
 
-/// Whether it is the session's own question for a position.
-pub(super) fn is_position(query: &[u8]) -> bool {
-    let texts: [&[u8]; 2] = [
-        b"SELECT CASE pg_catalog.current_setting('synchronous_commit')",
-        b"SELECT pg_catalog.pg_current_wal_insert",
-    ];
-    texts.iter().any(|text| query.starts_with(text))
+/// Whether a FunctionCall is the session's own question for a position.
+pub(super) fn is_position(body: &[u8]) -> bool {
+    [FLUSH_LSN_OID, INSERT_LSN_OID].iter().any(|oid| body.starts_with(&oid.to_be_bytes()))
+}
+
+/// Whether it is one of the session's own questions when a connection begins.
+pub(super) fn is_greeting(frame: &[u8]) -> bool {
+    let asks = |text: &str| frame.get(HEADER_LEN..).is_some_and(|body| body.starts_with(text.as_bytes()));
+    frame.first() == Some(&b'Q') && [own::START_SQL, own::PRIMARY_SQL].into_iter().any(asks)
+}
+
+/// Whether it tells the client its token.
+pub(super) fn is_token(frame: &[u8]) -> bool {
+    frame.first() == Some(&b'S') && show_backend(frame).starts_with("S:pangea.token=")
 }

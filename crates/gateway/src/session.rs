@@ -1,4 +1,4 @@
-//! A session on the cluster endpoint of a secondary region: reads here, writes on the primary.
+//! A client's session: it brings what the client says to the servers that the session machine chooses.
 //!
 //! All decisions are [`pangea_session::Session`]'s; this moves bytes, opens connections and waits for it.
 
@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pangea_base::Lsn;
+use pangea_base::{Position, Timeline};
+use pangea_consistency::{Reach, Setting};
+use pangea_pgwire::ErrorFields;
 use pangea_pgwire::startup::Startup;
-use pangea_pgwire::{ErrorFields, SqlState};
-use pangea_session::{Environment, Leg, ReadConsistency, Session, SessionOptions};
+use pangea_session::{Access, Environment, Leg, Session, SessionOptions};
 use pangea_sql::Batch;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -22,32 +23,30 @@ use tokio::time::{sleep, timeout};
 use crate::buffer::{poll_drain, poll_fill};
 use crate::cancel::{CancelReceiver, CancelRegistry, CancelRequest, Registration};
 use crate::catalogs::DatabaseCatalog;
-use crate::endpoint::unreachable;
+use crate::endpoint::{Endpoint, unreachable};
+use crate::freshness::Freshness;
 use crate::links::{Kind, Route};
 use crate::position::PositionWatch;
 use crate::relay::server_lost;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
-/// Longest wait for the local server to replay what a session has written; after it the primary is read.
-const CONSISTENCY_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long the statements of a client that has vanished may still run.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The start-up option that says how fresh a session's local reads are.
-const READ_CONSISTENCY: &str = "pangea.read_consistency";
 
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A running session.
-struct Split {
+struct Running {
     shared: Arc<Shared>,
     catalog: Arc<DatabaseCatalog>,
+    /// Position of the local server.
+    position: Arc<PositionWatch>,
     session: Session,
     client: Stream,
     client_gone: bool,
-    local: Stream,
+    /// None of a session that is all on the primary.
+    local: Option<Stream>,
     local_route: Route,
     primary: Option<Stream>,
     primary_route: Route,
@@ -58,7 +57,7 @@ struct Split {
     /// A connection to the primary is being opened.
     opening: Option<Pending<io::Result<Stream>>>,
     /// The wait for a replay position, and the position.
-    waiting: Option<(Lsn, Pending<bool>)>,
+    waiting: Option<(Position, Pending<bool>)>,
     cancelling: Option<Pending<()>>,
     /// A cancel request for a server whose key is not known yet.
     cancel_wanted: Option<CancelRequest>,
@@ -72,6 +71,7 @@ struct Split {
 struct World<'a> {
     catalog: &'a DatabaseCatalog,
     position: &'a PositionWatch,
+    freshness: &'a Freshness,
 }
 
 impl Environment for World<'_> {
@@ -83,12 +83,24 @@ impl Environment for World<'_> {
         self.catalog.version()
     }
 
-    fn catalog_covers(&mut self, lsn: Lsn) -> bool {
-        self.catalog.covers(lsn)
+    fn catalog_covers(&mut self, position: Position) -> bool {
+        self.catalog.covers(position)
     }
 
-    fn replayed(&self) -> Option<Lsn> {
-        self.position.known().map(|known| known.lsn)
+    fn reach(&self, position: Position) -> Reach {
+        self.freshness.reach(self.position, position)
+    }
+
+    fn is_primary(&self) -> bool {
+        self.position.known().is_some_and(|known| !known.in_recovery)
+    }
+
+    fn timeline(&self) -> Option<Timeline> {
+        self.position.known().map(|known| known.history.current())
+    }
+
+    fn staleness(&self) -> Option<Duration> {
+        self.freshness.staleness(self.position)
     }
 }
 
@@ -107,40 +119,63 @@ enum Event {
 }
 
 /// Serves a client to the end of its session.
-pub(crate) async fn run(shared: Arc<Shared>, client: Stream, input: BytesMut, startup: Startup) {
-    let read_consistency = match read_consistency(&startup) {
-        Ok(level) => level,
-        Err(error) => return crate::say_goodbye(client, &error).await,
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    client: Stream,
+    input: BytesMut,
+    mut startup: Startup,
+    endpoint: Endpoint,
+) {
+    let access = match endpoint {
+        Endpoint::Cluster if shared.is_primary() => Access::Primary,
+        Endpoint::Cluster => Access::Split,
+        Endpoint::Writer => Access::Primary,
+        Endpoint::Reader => Access::Local,
     };
-    let local_route = shared.local_route();
-    let local = match local_route.open().await {
-        Ok(local) => local,
-        Err(error) => return crate::say_goodbye(client, &unreachable(&local_route, &error)).await,
+    let name = Setting::ReadConsistency.name();
+    if let Some(level) = shared.config.levels.of(endpoint)
+        && startup.option(name).is_none()
+    {
+        startup.parameters.push((name.to_owned(), level.to_owned()));
+    }
+    let primary_route = shared.primary_route();
+    let (local_route, position) = match access {
+        Access::Local => shared.next_reader(),
+        Access::Split | Access::Primary => (shared.local_route(), shared.position.clone()),
     };
+    let home = if access == Access::Primary { &primary_route } else { &local_route };
+    let stream = match home.open().await {
+        Ok(stream) => stream,
+        Err(error) => return crate::say_goodbye(client, &unreachable(home, &error)).await,
+    };
+    let (local, primary) =
+        if access == Access::Primary { (None, Some(stream)) } else { (Some(stream), None) };
     let catalog = shared.catalogs.get(startup.database());
     catalog.first_look().await;
-    let primary_route = shared.primary_route();
-    let wire = |route: &Route| {
-        let mut out = BytesMut::new();
-        route.startup(&startup, Kind::Session).write(&mut out);
-        out.freeze()
+    let mut options = SessionOptions {
+        access,
+        local_startup: local_route.startup(&startup, Kind::Session),
+        primary_startup: primary_route.startup(&startup, Kind::Session),
     };
-    let options = SessionOptions {
-        local_startup: wire(&local_route),
-        primary_startup: wire(&primary_route),
-        read_consistency,
-    };
+    if access == Access::Local {
+        // Readers are standbys, which are so by nature.
+        if shared.is_primary() && shared.readers.is_empty() {
+            read_only(&mut options.local_startup);
+        }
+        read_only(&mut options.primary_startup);
+    }
     let mut session = Session::new(options);
     session.client_input().extend_from_slice(&input);
     let (cancel_sender, cancels) = CancelRegistry::channel();
-    let split = Split {
+    let running = Running {
         catalog,
+        position,
         session,
         client,
         client_gone: false,
         local,
         local_route,
-        primary: None,
+        primary,
         lost: lost(&primary_route),
         stopped: stopped(shared.clone()),
         primary_route,
@@ -154,17 +189,16 @@ pub(crate) async fn run(shared: Arc<Shared>, client: Stream, input: BytesMut, st
         registration: None,
         shared,
     };
-    Box::pin(split.run()).await;
+    Box::pin(running.run()).await;
 }
 
-fn read_consistency(startup: &Startup) -> Result<ReadConsistency, ErrorFields> {
-    let Some(name) = startup.option(READ_CONSISTENCY) else { return Ok(ReadConsistency::default()) };
-    ReadConsistency::parse(name).ok_or_else(|| {
-        let names: Vec<&str> = ReadConsistency::NAMES.iter().map(|(name, _)| *name).collect();
-        let text = format!("invalid value for parameter \"{READ_CONSISTENCY}\": \"{name}\"");
-        ErrorFields::fatal(SqlState::INVALID_PARAMETER_VALUE, text)
-            .with_hint(format!("Available values: {}.", names.join(", ")))
-    })
+/// Makes sessions read-only by default, as on a standby.
+fn read_only(startup: &mut Startup) {
+    const OPTION: &str = "-c default_transaction_read_only=on";
+    match startup.parameters.iter_mut().find(|(name, _)| name == "options") {
+        Some((_, options)) => *options = format!("{OPTION} {options}"),
+        None => startup.parameters.push(("options".to_owned(), OPTION.to_owned())),
+    }
 }
 
 fn lost(route: &Route) -> Pending<()> {
@@ -176,7 +210,7 @@ fn stopped(shared: Arc<Shared>) -> Pending<()> {
     Box::pin(async move { shared.stopped().await })
 }
 
-impl Split {
+impl Running {
     async fn run(mut self) {
         while !self.session.is_over() {
             let event = poll_fn(|cx| self.poll_event(cx)).await;
@@ -265,8 +299,8 @@ impl Split {
             self.cancel(request);
         }
         let wanted = self.session.waits_for();
-        if self.waiting.as_ref().map(|(lsn, _)| *lsn) != wanted {
-            self.waiting = wanted.map(|lsn| (lsn, self.wait(lsn)));
+        if self.waiting.as_ref().map(|(position, _)| *position) != wanted {
+            self.waiting = wanted.map(|position| (position, self.wait(position)));
         }
         if self.session.is_leaving() && self.leaving.is_none() {
             self.leaving = Some(Box::pin(sleep(LEAVE_TIMEOUT)));
@@ -280,13 +314,14 @@ impl Split {
     }
 
     fn advance(&mut self) {
-        let mut world = World { catalog: &self.catalog, position: &self.shared.position };
+        let freshness = &self.shared.freshness;
+        let mut world = World { catalog: &self.catalog, position: &self.position, freshness };
         self.session.advance(&mut world);
     }
 
-    fn wait(&self, lsn: Lsn) -> Pending<bool> {
-        let position = self.shared.position.clone();
-        Box::pin(async move { timeout(CONSISTENCY_TIMEOUT, position.replayed(lsn)).await.is_ok() })
+    fn wait(&self, wanted: Position) -> Pending<bool> {
+        let (position, longest) = (self.position.clone(), self.session.wait_timeout());
+        Box::pin(async move { timeout(longest, position.replayed(wanted)).await.is_ok() })
     }
 
     fn cancel(&mut self, request: CancelRequest) {
@@ -313,7 +348,7 @@ impl Split {
 
     fn end(&mut self, error: &ErrorFields) {
         // The servers' sockets are closed with the session: they end what they are doing.
-        self.session.server_closed(Leg::Local, error);
+        self.session.end(error);
     }
 
     /// Moves bytes until nothing moves any more. Ready when the session has to be attended to.
@@ -336,7 +371,7 @@ impl Split {
 
     fn wants_attention(&self) -> bool {
         (self.session.wants_primary() && self.opening.is_none())
-            || self.session.waits_for() != self.waiting.as_ref().map(|(lsn, _)| *lsn)
+            || self.session.waits_for() != self.waiting.as_ref().map(|(position, _)| *position)
             || (self.session.is_leaving() && self.leaving.is_none())
             || (self.registration.is_none() && self.session.client_key().is_some())
             || (self.cancel_wanted.is_some() && !matches!(self.session.busy(), Some((_, None))))
@@ -375,19 +410,15 @@ impl Split {
 
     /// Whether anything happened that the session should look at.
     fn poll_server(&mut self, leg: Leg, cx: &mut Context<'_>) -> bool {
+        if leg == Leg::Primary && !self.session.primary_is_open() {
+            // The session has given it up: what is asked for next is for another connection.
+            self.primary = None;
+        }
         let stream = match leg {
             Leg::Local => &mut self.local,
-            Leg::Primary => {
-                if !self.session.primary_is_open() {
-                    // The session has given it up: what is asked for next is for another connection.
-                    self.primary = None;
-                }
-                match &mut self.primary {
-                    Some(stream) => stream,
-                    None => return false,
-                }
-            }
+            Leg::Primary => &mut self.primary,
         };
+        let Some(stream) = stream else { return false };
         let mut moved = false;
         let output = self.session.server_output(leg);
         let before = output.len();
@@ -414,7 +445,10 @@ impl Split {
         // Its last words come first.
         self.advance();
         let route = match leg {
-            Leg::Local => &self.local_route,
+            Leg::Local => {
+                self.local = None;
+                &self.local_route
+            }
             Leg::Primary => {
                 self.primary = None;
                 &self.primary_route
@@ -427,10 +461,11 @@ impl Split {
     /// Gives everybody the last bytes.
     async fn finish(mut self) {
         let last_words = async {
-            let _ = self.local.write_all_buf(self.session.server_output(Leg::Local)).await;
-            if let Some(primary) = &mut self.primary {
-                let _ = primary.write_all_buf(self.session.server_output(Leg::Primary)).await;
-                let _ = primary.shutdown().await;
+            for (leg, stream) in [(Leg::Local, &mut self.local), (Leg::Primary, &mut self.primary)] {
+                if let Some(stream) = stream {
+                    let _ = stream.write_all_buf(self.session.server_output(leg)).await;
+                    let _ = stream.shutdown().await;
+                }
             }
             if !self.client_gone {
                 let _ = self.client.write_all_buf(self.session.client_output()).await;

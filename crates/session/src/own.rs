@@ -1,0 +1,190 @@
+//! Pangea's own settings: what a session asks its servers about them, and statements about them put into words that
+//! PostgreSQL understands.
+//!
+//! The settings are custom settings of the servers, so that transactions, savepoints, SET LOCAL, RESET, ALTER ROLE and
+//! start-up options mean what they always mean. Whenever they may have changed, the server that knows is asked.
+
+use bytes::{Bytes, BytesMut};
+use pangea_base::{Lsn, Position, Timeline};
+use pangea_consistency::{ReadSettings, SETTING_NAMES, Setting};
+use pangea_pgwire::{ErrorFields, SqlState};
+use pangea_sql::{Batch, Effect, Statement};
+
+/// Asked when a session begins, on the server that answers its start-up message.
+pub(crate) const START_SQL: &str = "SHOW default_transaction_isolation; SHOW synchronous_commit; \
+     SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN \
+     pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) END; \
+     SHOW apg_write_forward.consistency_mode; SHOW pangea.read_consistency; SHOW pangea.max_staleness; \
+     SHOW pangea.consistency_timeout; SHOW pangea.consistency_timeout_action; SHOW pangea.token";
+
+/// Asked when the settings may have changed. SHOW takes no snapshot: a transaction may not have taken its own yet.
+pub(crate) const SETTINGS_SQL: &str = "SHOW pangea.read_consistency; SHOW pangea.max_staleness; \
+     SHOW pangea.consistency_timeout; SHOW pangea.consistency_timeout_action; SHOW pangea.token";
+
+/// Asked when a connection to the primary is opened beside the local one.
+pub(crate) const PRIMARY_SQL: &str = "SHOW synchronous_commit; SELECT \
+     pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8)";
+
+/// Number of answers of [`START_SQL`] before those of [`SETTINGS_SQL`].
+pub(crate) const START_FACTS: usize = 4;
+
+/// Aurora's names of `pangea.read_consistency`: of its PostgreSQL (write forwarding) and of its MySQL.
+pub const ALIASES: [&str; 2] = ["apg_write_forward.consistency_mode", "aurora_replica_read_consistency"];
+
+/// Begins the name of a setting that no server has: setting it fails, and the error is replaced.
+const REFUSED: &str = "pangea_refuses_";
+
+/// Refusals remembered; when there are more, the oldest texts are lost and a general one is shown.
+const REFUSALS_MAX: usize = 32;
+
+/// Whether a setting is one of ours. Names with that beginning that mean nothing are refused as such.
+pub(crate) fn is_own(name: &str) -> bool {
+    name.starts_with("pangea.") || ALIASES.contains(&name)
+}
+
+/// Reads the answers of [`SETTINGS_SQL`]. What has no valid value keeps its default, and is told of.
+pub(crate) fn read_settings(values: &[Bytes]) -> (ReadSettings, Vec<ErrorFields>) {
+    let mut settings = ReadSettings::default();
+    let mut problems = Vec::new();
+    for ((_, setting), value) in SETTING_NAMES.iter().zip(values) {
+        if let Err(error) = settings.set(*setting, &String::from_utf8_lossy(value)) {
+            let hint = error.hint.clone();
+            let told = ErrorFields::warning(SqlState::INVALID_PARAMETER_VALUE, error.to_string());
+            problems.push(told.with_hint(hint).with_detail("The default is used."));
+        }
+    }
+    (settings, problems)
+}
+
+/// The errors that statements were replaced by.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    errors: Vec<ErrorFields>,
+    /// Errors dropped for want of room.
+    dropped: usize,
+}
+
+impl Refusals {
+    /// A statement that fails, in whose place `error` is shown.
+    fn statement(&mut self, error: ErrorFields) -> String {
+        let found = self.errors.iter().position(|known| *known == error);
+        let index = found.unwrap_or_else(|| {
+            if self.errors.len() >= REFUSALS_MAX {
+                self.errors.remove(0);
+                self.dropped += 1;
+            }
+            self.errors.push(error);
+            self.errors.len() - 1
+        });
+        format!("SET {REFUSED}{} TO DEFAULT", self.dropped + index)
+    }
+
+    /// The error to show instead of one with this message.
+    pub(crate) fn replacement(&self, message: &[u8]) -> Option<BytesMut> {
+        let message = std::str::from_utf8(message).ok()?;
+        let (_, rest) = message.split_once(REFUSED)?;
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        let number: usize = rest[..digits].parse().ok()?;
+        let known = number.checked_sub(self.dropped).and_then(|index| self.errors.get(index));
+        let forgotten = || {
+            let text = "invalid value for one of Pangea's settings";
+            ErrorFields::error(SqlState::INVALID_PARAMETER_VALUE, text)
+        };
+        let mut frame = BytesMut::new();
+        known.cloned().unwrap_or_else(forgotten).write(&mut frame);
+        Some(frame)
+    }
+}
+
+/// What SHOW of the token has to know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    /// What the session has written.
+    pub(crate) token: Option<Position>,
+    /// The timeline that the local server replays.
+    pub(crate) timeline: Option<Timeline>,
+}
+
+/// A text in which the statements about our settings are such that a server can run them; `None` when it is so
+/// already.
+pub(crate) fn rewrite(text: &str, batch: &Batch, seen: Seen, refusals: &mut Refusals) -> Option<String> {
+    let mut out: Option<String> = None;
+    // From the end: the ranges of those before stay right.
+    for statement in batch.statements.iter().rev() {
+        let part = text.get(statement.range.clone()).unwrap_or_default();
+        let replaced = match &statement.effect {
+            Effect::Set { name, local, value } if is_own(name) => {
+                rewrite_set(part, name, *local, value.as_deref(), refusals)
+            }
+            Effect::Show { name } => rewrite_show(&name.to_ascii_lowercase(), seen),
+            _ => None,
+        };
+        if let Some(replaced) = replaced {
+            out.get_or_insert_with(|| text.to_owned()).replace_range(statement.range.clone(), &replaced);
+        }
+    }
+    out
+}
+
+fn rewrite_set(
+    part: &str,
+    name: &str,
+    local: bool,
+    value: Option<&str>,
+    refusals: &mut Refusals,
+) -> Option<String> {
+    let by_function = part.to_ascii_lowercase().contains("set_config");
+    let alias = ALIASES.contains(&name);
+    if alias && by_function {
+        let error = ErrorFields::error(
+            SqlState::FEATURE_NOT_SUPPORTED,
+            format!("parameter \"{name}\" cannot be set with set_config()"),
+        );
+        let hint = "Use SET, or set_config() with pangea.read_consistency.";
+        return Some(refusals.statement(error.with_hint(hint)));
+    }
+    let setting = if alias { Some(Setting::ReadConsistency) } else { Setting::by_name(name) };
+    let Some(setting) = setting else {
+        let text = format!("unrecognized configuration parameter \"{name}\"");
+        let names: Vec<&str> = SETTING_NAMES.iter().map(|(name, _)| *name).collect();
+        let error = ErrorFields::error(SqlState::UNDEFINED_OBJECT, text);
+        return Some(refusals.statement(error.with_hint(format!("There are: {}.", names.join(", ")))));
+    };
+    if let Some(value) = value
+        && let Err(error) = ReadSettings::default().set(setting, value)
+    {
+        let text = error.to_string().replace(setting.name(), name);
+        let told = ErrorFields::error(SqlState::INVALID_PARAMETER_VALUE, text).with_hint(error.hint);
+        return Some(refusals.statement(told));
+    }
+    let scope = if local { "LOCAL " } else { "" };
+    let value = value.map_or_else(|| "DEFAULT".to_owned(), |value| format!("'{}'", value.to_ascii_lowercase()));
+    alias.then(|| format!("SET {scope}{} TO {value}", setting.name()))
+}
+
+/// The token of a session is what it has written, and all that the server that it reads has replayed.
+fn rewrite_show(name: &str, seen: Seen) -> Option<String> {
+    if ALIASES.contains(&name) {
+        let setting = Setting::ReadConsistency.name();
+        return Some(format!("SELECT pg_catalog.upper(pg_catalog.current_setting('{setting}')) AS \"{name}\""));
+    }
+    if Setting::by_name(name) != Some(Setting::Token) {
+        return None;
+    }
+    let replayed = seen.timeline.or(seen.token.map(|token| token.timeline)).map_or(1, |timeline| timeline.0);
+    let (timeline, lsn) = seen.token.map_or((0, Lsn(0)), |token| (token.timeline.0, token.lsn));
+    Some(format!(
+        "SELECT CASE WHEN s.timeline > {timeline} OR s.timeline = {timeline} AND s.lsn > '{lsn}' \
+         THEN s.timeline || ':' || s.lsn ELSE '{timeline}:{lsn}' END AS \"pangea.token\" FROM (SELECT \
+         CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+         ELSE pg_catalog.pg_current_wal_flush_lsn() END AS lsn, \
+         CASE WHEN pg_catalog.pg_is_in_recovery() THEN {replayed} ELSE ('x' || pg_catalog.substr(\
+         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::pg_catalog.bit(32)::int \
+         END AS timeline) s"
+    ))
+}
+
+/// Whether a statement asks for the token: any server may answer it, whatever its functions say.
+pub(crate) fn shows_token(statement: &Statement) -> bool {
+    matches!(&statement.effect, Effect::Show { name } if Setting::by_name(name) == Some(Setting::Token))
+}
