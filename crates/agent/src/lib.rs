@@ -12,6 +12,7 @@
 mod bin;
 mod create;
 mod error;
+mod functions;
 mod postmaster;
 mod server;
 mod settings;
@@ -19,6 +20,7 @@ mod status;
 
 pub use bin::{PgBin, PgBinError, PgVersion};
 pub use error::ServerError;
+pub use functions::keep_functions;
 pub use postmaster::{kill_leftover, stop_leftover};
 pub use server::{Phase, Server};
 pub use settings::{ServerRole, ServerSpec};

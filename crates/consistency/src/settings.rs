@@ -172,8 +172,7 @@ impl ReadSettings {
             }
             Setting::Token => text.parse().ok().map(|token| self.token = Some(token)),
         };
-        let error =
-            || SettingError { name: setting.name(), value: value.to_owned(), hint: setting.hint() };
+        let error = || SettingError { name: setting.name(), value: value.to_owned(), hint: setting.hint() };
         done.ok_or_else(error)
     }
 }

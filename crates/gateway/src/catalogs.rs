@@ -136,9 +136,9 @@ impl DatabaseCatalog {
         let mut state = self.lock();
         let covered = state.covers.is_some_and(|covers| covers >= position.lsn);
         if !covered {
-            let further = state.needed.is_none_or(|needed| {
-                (needed.timeline, needed.lsn) < (position.timeline, position.lsn)
-            });
+            let further = state
+                .needed
+                .is_none_or(|needed| (needed.timeline, needed.lsn) < (position.timeline, position.lsn));
             state.needed = if further { Some(position) } else { state.needed };
             self.wanted.notify_one();
         }

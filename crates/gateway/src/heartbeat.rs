@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
-use pangea_base::{Epoch, Position};
+use pangea_base::{Epoch, Lsn, Position};
 use pangea_pgwire::build;
 use pangea_pgwire::frame::{HEADER_LEN, backend_header};
 use pangea_pgwire::startup::{Startup, Version};
@@ -37,6 +37,7 @@ pub(crate) struct Pulse {
     pub(crate) reachable: bool,
     pub(crate) epoch: Option<Epoch>,
     pub(crate) position: Option<Position>,
+    pub(crate) received: Option<Lsn>,
     pub(crate) round_trip: Option<Duration>,
 }
 
@@ -45,6 +46,8 @@ pub(crate) struct Pulse {
 struct Answer {
     epoch: Option<Epoch>,
     position: Option<Position>,
+    /// What a standby has received.
+    received: Option<Lsn>,
     /// How long before the answer the server was at that position.
     age: Duration,
 }
@@ -62,7 +65,7 @@ pub(crate) async fn watch_peer(
         };
         // On a line of its own: a borrow that lives while the value is replaced is a deadlock.
         let last = *pulse.borrow();
-        pulse.send_replace(Pulse { reachable: false, position: None, ..last });
+        pulse.send_replace(Pulse { reachable: false, position: None, received: None, ..last });
         if last.reachable {
             tracing::warn!(peer = %link.region, %error, "peer region does not answer");
         }
@@ -94,12 +97,12 @@ async fn beat(
             stream.write_all_buf(&mut out).await?;
             answer(&mut stream, &mut input).await
         };
-        let Answer { epoch, position, age } = timeout(ANSWER_TIMEOUT, exchange).await??;
+        let Answer { epoch, position, received, age } = timeout(ANSWER_TIMEOUT, exchange).await??;
         let round_trip = Some(asked.elapsed());
         if let (Some(freshness), Some(position)) = (freshness, position) {
             freshness.heard(asked, age, position);
         }
-        let before = pulse.send_replace(Pulse { reachable: true, epoch, position, round_trip });
+        let before = pulse.send_replace(Pulse { reachable: true, epoch, position, received, round_trip });
         if !before.reachable {
             tracing::info!(peer = %link.region, "peer region answers");
         }
@@ -145,8 +148,9 @@ fn read_row(mut body: &[u8]) -> Option<Answer> {
     };
     let epoch = column()?.and_then(|text| text.parse().ok());
     let position = column()?.and_then(|text| text.parse().ok());
+    let received = column()?.and_then(|text| text.parse().ok());
     let age = column()?.and_then(|text| text.parse().ok()).map(Duration::from_micros)?;
-    Some(Answer { epoch, position, age })
+    Some(Answer { epoch, position, received, age })
 }
 
 /// Answers the heartbeats of a peer until it goes.
@@ -168,8 +172,9 @@ pub(crate) async fn serve(
             if header.tag == b'Q' {
                 let known = position.known();
                 let age = known.as_ref().map_or(Duration::ZERO, |known| known.asked.elapsed());
+                let received = known.as_ref().and_then(|known| known.received);
                 let position = known.map(|known| known.position());
-                write_answer(&mut out, Answer { epoch: Some(epoch), position, age });
+                write_answer(&mut out, Answer { epoch: Some(epoch), position, received, age });
             }
         }
         if input.len() > ANSWER_LEN_MAX {
@@ -184,11 +189,15 @@ pub(crate) async fn serve(
 
 #[expect(clippy::cast_possible_truncation, reason = "numbers and positions are short texts")]
 fn write_answer(out: &mut BytesMut, answer: Answer) {
-    let Answer { epoch, position, age } = answer;
-    let position = position.map(|position| position.to_string());
+    let columns = [
+        answer.epoch.map(|epoch| epoch.to_string()),
+        answer.position.map(|position| position.to_string()),
+        answer.received.map(|lsn| lsn.to_string()),
+        Some(answer.age.as_micros().to_string()),
+    ];
     build::frame(out, b'D', |out| {
-        out.put_u16(3);
-        for column in [epoch.map(|epoch| epoch.to_string()), position, Some(age.as_micros().to_string())] {
+        out.put_u16(columns.len() as u16);
+        for column in columns {
             match column {
                 Some(text) => {
                     out.put_u32(text.len() as u32);
@@ -209,7 +218,8 @@ mod tests {
     fn an_answer_is_read_as_it_was_written() {
         for position in [None, "2:1/FF".parse().ok()] {
             let mut out = BytesMut::new();
-            let answer = Answer { epoch: Some(Epoch(7)), position, age: Duration::from_micros(1234) };
+            let age = Duration::from_micros(1234);
+            let answer = Answer { epoch: Some(Epoch(7)), position, received: Some(Lsn(9)), age };
             write_answer(&mut out, answer);
             let header = backend_header(&out).unwrap().unwrap();
             let row = read_row(&out[HEADER_LEN..header.frame_len()]);

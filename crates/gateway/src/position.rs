@@ -34,7 +34,8 @@ const POSITION_SQL: &str = "SELECT t.standby, (CASE WHEN t.standby THEN pg_catal
      ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text, CASE WHEN t.standby THEN \
      (SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver()) ELSE \
      ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))\
-     ::pg_catalog.bit(32)::int END FROM (SELECT pg_catalog.pg_is_in_recovery() AS standby OFFSET 0) t";
+     ::pg_catalog.bit(32)::int END, CASE WHEN t.standby THEN pg_catalog.pg_last_wal_receive_lsn() END::text \
+     FROM (SELECT pg_catalog.pg_is_in_recovery() AS standby OFFSET 0) t";
 
 /// The newest timeline that the server has heard of. Nothing of a timeline is replayed before its history is here.
 const NEWEST_TIMELINE_SQL: &str = "SELECT coalesce(max(('x' || pg_catalog.substr(name, 1, 8))\
@@ -50,6 +51,8 @@ pub(crate) struct ServerPosition {
     pub(crate) in_recovery: bool,
     /// Replay position of a standby, flush position of a primary.
     pub(crate) lsn: Lsn,
+    /// What a standby has received and flushed.
+    pub(crate) received: Option<Lsn>,
     /// The timelines that lead to it.
     pub(crate) history: Arc<History>,
     /// When the server was asked.
@@ -175,7 +178,8 @@ impl PositionWatch {
             Some(history) => history,
             None => Arc::new(read_history(client, timeline).await?),
         };
-        Ok(Some(ServerPosition { in_recovery: row.get(0), lsn, history, asked }))
+        let received = row.get::<_, Option<&str>>(3).and_then(|text| text.parse().ok());
+        Ok(Some(ServerPosition { in_recovery: row.get(0), lsn, received, history, asked }))
     }
 
     fn learn(&self, known: Option<ServerPosition>) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pangea_base::{Epoch, Position, RegionId};
+use pangea_base::{Epoch, Lsn, Position, RegionId};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -33,6 +33,8 @@ pub struct PeerStatus {
     pub epoch: Option<Epoch>,
     /// How far its server is, when known: the flush position of a primary, the replay position of a standby.
     pub position: Option<Position>,
+    /// What a standby has received, when known.
+    pub received: Option<Lsn>,
     /// Round-trip time of the last heartbeat.
     pub round_trip: Option<Duration>,
 }
@@ -40,8 +42,8 @@ pub struct PeerStatus {
 impl GatewayStatus {
     pub(crate) fn new(shared: &Shared, pulses: &BTreeMap<RegionId, watch::Receiver<Pulse>>) -> Self {
         let peer = |(region, pulse): (&RegionId, &watch::Receiver<Pulse>)| {
-            let Pulse { reachable, epoch, position, round_trip } = *pulse.borrow();
-            PeerStatus { region: region.clone(), reachable, epoch, position, round_trip }
+            let Pulse { reachable, epoch, position, received, round_trip } = *pulse.borrow();
+            PeerStatus { region: region.clone(), reachable, epoch, position, received, round_trip }
         };
         Self {
             sessions: shared.config.clients_max.saturating_sub(shared.clients.available_permits()),

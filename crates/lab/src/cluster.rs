@@ -11,7 +11,8 @@ use nix::unistd::geteuid;
 use pangea_agent::PgBin;
 use pangea_base::RegionId;
 use pangea_node::{
-    ClientAuth, Health, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig, RegionStatus, TlsConfig,
+    ClientAuth, Health, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig, RegionStatus,
+    TlsConfig,
 };
 use tokio::task::JoinHandle;
 

@@ -9,9 +9,12 @@ mod lag;
 mod privileges;
 mod region;
 mod status;
+mod status_file;
 mod status_server;
 
-pub use config::{ClientAuth, ConfigError, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig, TlsConfig};
+pub use config::{
+    ClientAuth, ConfigError, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig, TlsConfig,
+};
 pub use privileges::{PrivilegeError, lookup_user};
 pub use region::{NodeError, RunOptions, StopWith, run};
 pub use status::{Endpoints, Health, PeerView, ReaderStatus, RegionStatus, Role};

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::lag::LagTracker;
 use crate::status::{Endpoints, Health, PeerView, ReaderStatus, RegionStatus, Role};
+use crate::status_file::Lags;
 use crate::{ClientAuth, LOCK_FILE, PrivilegeError, RegionConfig, STATUS_SOCKET, privileges, status_server};
 
 /// The user that servers run as when the configuration names none.
@@ -135,6 +136,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let region = Arc::new(Region::new(config, &bin, gateway, &server, &readers));
     let status = status_server::start(&region.config.run_dir().join(STATUS_SOCKET), Arc::clone(&region))?;
     let (stop_readers, reader_tasks) = care_for_readers(readers);
+    let functions = tokio::spawn(pangea_agent::keep_functions(region.config.run_dir()));
     tracing::info!(region = %region.config.region, "region process is up");
 
     let result = tokio::select! {
@@ -143,6 +145,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         () = region.follow_lag() => Ok(()),
     };
     tracing::info!(region = %region.config.region, "stopping");
+    functions.abort();
     let gateway = lock_state(&region.gateway).take();
     if let Some(gateway) = gateway {
         gateway.stop().await;
@@ -239,6 +242,10 @@ fn gateway_config(config: &RegionConfig) -> GatewayConfig {
     }
 }
 
+fn reader_data_dir(config: &RegionConfig, number: u8) -> PathBuf {
+    config.data_dir.join(format!("reader{number}"))
+}
+
 fn reader_dir(config: &RegionConfig, number: u8) -> PathBuf {
     config.run_dir().join(format!("reader{number}"))
 }
@@ -264,7 +271,7 @@ fn main_spec(config: &RegionConfig, bin: &PgBin) -> ServerSpec {
 fn reader_specs(config: &RegionConfig, bin: &PgBin) -> Vec<ServerSpec> {
     let spec = |number| ServerSpec {
         name: format!("{}-reader{number}", config.region),
-        pgdata: config.data_dir.join(format!("reader{number}")),
+        pgdata: reader_data_dir(config, number),
         socket_dir: reader_dir(config, number),
         log_file: config.data_dir.join("log").join(format!("reader{number}.log")),
         role: ServerRole::Standby { uplink_dir: config.uplink_dir() },
@@ -343,9 +350,14 @@ impl Region {
         lock_state(&self.gateway).as_ref().map(Gateway::status)
     }
 
-    /// Notes the primary's position for as long as the region runs.
+    /// Notes the primary's position, and writes the status file, for as long as the region runs.
     async fn follow_lag(&self) {
+        let mut lags = Lags::default();
+        let data_dirs: Vec<PathBuf> = std::iter::once(self.config.pgdata())
+            .chain((1..=self.config.readers).map(|number| reader_data_dir(&self.config, number)))
+            .collect();
         loop {
+            lags.write(&self.status(), &data_dirs);
             tokio::time::sleep(LAG_INTERVAL).await;
             let position = self.gateway_status().and_then(|status| self.primary_peer(&status)?.position);
             if let Some(position) = position {
@@ -469,6 +481,7 @@ fn view(peer: &PeerStatus) -> PeerView {
         reachable: peer.reachable,
         epoch: peer.epoch,
         position: peer.position,
+        received: peer.received,
         round_trip_ms: peer.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1000.0),
     }
 }

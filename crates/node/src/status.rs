@@ -109,6 +109,8 @@ pub struct PeerView {
     pub epoch: Option<Epoch>,
     /// How far its server is.
     pub position: Option<Position>,
+    /// What it has received, when it is a secondary that answers.
+    pub received: Option<Lsn>,
     /// Round trip of the last heartbeat.
     pub round_trip_ms: Option<f64>,
 }

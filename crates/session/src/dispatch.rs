@@ -86,7 +86,11 @@ impl Session {
             return Decision::Wait;
         }
         if leg == Leg::Primary && self.refuses_writes(unit) {
-            return if local_started { Decision::Send(Leg::Local) } else { Decision::Refuse(writes_are_off()) };
+            return if local_started {
+                Decision::Send(Leg::Local)
+            } else {
+                Decision::Refuse(writes_are_off())
+            };
         }
         if !local_started && !self.in_flight.is_empty() && !self.may_overlap(leg, unit) {
             return Decision::Wait;
@@ -147,9 +151,10 @@ impl Session {
         let settled = self.in_flight.iter().all(|other| {
             other.leg == Some(Leg::Primary) && other.ended && other.copies_in == 0 && !other.streams
         });
-        let ends = self.in_flight.iter().any(|other| {
-            other.ends_transaction || other.begins || other.mixes_control || other.sets_own
-        });
+        let ends = self
+            .in_flight
+            .iter()
+            .any(|other| other.ends_transaction || other.begins || other.mixes_control || other.sets_own);
         let stays = match self.transaction {
             Transaction::Primary => !ends,
             Transaction::Idle => !ends && unit.needs_primary,
@@ -411,8 +416,9 @@ impl Session {
 
 fn writes_are_off() -> ErrorFields {
     let text = "cannot write in a secondary region: write forwarding is off";
-    ErrorFields::error(SqlState::READ_ONLY_SQL_TRANSACTION, text)
-        .with_hint("Connect to the writer endpoint, or SET pangea.read_consistency to another level than off.")
+    ErrorFields::error(SqlState::READ_ONLY_SQL_TRANSACTION, text).with_hint(
+        "Connect to the writer endpoint, or SET pangea.read_consistency to another level than off.",
+    )
 }
 
 fn token_lost(position: Position) -> ErrorFields {

@@ -17,18 +17,19 @@ const TOKEN: &str = "pangea.token";
 impl Session {
     /// The answer to [`own::START_SQL`].
     pub(crate) fn begin(&mut self, leg: Leg, values: &[Bytes]) {
-        let ([isolation, synchronous, timeline, alias], settings) = match values.split_first_chunk::<START_FACTS>() {
-            Some((facts, settings)) if self.link(leg).hidden_error.is_none() => (facts, settings),
-            _ => {
-                let error = self.link_mut(leg).hidden_error.take();
-                let said = error.as_ref().and_then(|error| crate::respond::message_of(error));
-                let text = "the database server does not tell Pangea's settings";
-                let error = ErrorFields::fatal(SqlState::CONNECTION_FAILURE, text)
-                    .with_detail(format!("It said: {}", said.unwrap_or_else(|| "nothing".to_owned())))
-                    .with_hint("It must be run by Pangea, which gives it these settings.");
-                return self.fail(&error);
-            }
-        };
+        let ([isolation, synchronous, timeline, alias], settings) =
+            match values.split_first_chunk::<START_FACTS>() {
+                Some((facts, settings)) if self.link(leg).hidden_error.is_none() => (facts, settings),
+                _ => {
+                    let error = self.link_mut(leg).hidden_error.take();
+                    let said = error.as_ref().and_then(|error| crate::respond::message_of(error));
+                    let text = "the database server does not tell Pangea's settings";
+                    let error = ErrorFields::fatal(SqlState::CONNECTION_FAILURE, text)
+                        .with_detail(format!("It said: {}", said.unwrap_or_else(|| "nothing".to_owned())))
+                        .with_hint("It must be run by Pangea, which gives it these settings.");
+                    return self.fail(&error);
+                }
+            };
         // Transactions of a higher level start on the primary; here all of them are.
         self.pinned |= self.access == Access::Split && isolation.as_ref() != b"read committed";
         self.learn_settings(settings);
@@ -119,7 +120,8 @@ impl Session {
         self.settings_due |= unit.sets_own || (self.set_in_transaction && undone);
         self.set_in_transaction = status != b'I' && (self.set_in_transaction || unit.sets_own);
         // A query sent behind these would become part of what follows them; a failed transaction answers nothing.
-        let in_the_way = self.in_flight.iter().any(|other| !other.ended || other.copies_in > 0 || other.streams);
+        let in_the_way =
+            self.in_flight.iter().any(|other| !other.ended || other.copies_in > 0 || other.streams);
         if self.settings_due && status != b'E' && !in_the_way {
             self.settings_due = false;
             let mut wire = bytes::BytesMut::new();

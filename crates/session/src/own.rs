@@ -158,7 +158,8 @@ fn rewrite_set(
         return Some(refusals.statement(told));
     }
     let scope = if local { "LOCAL " } else { "" };
-    let value = value.map_or_else(|| "DEFAULT".to_owned(), |value| format!("'{}'", value.to_ascii_lowercase()));
+    let value =
+        value.map_or_else(|| "DEFAULT".to_owned(), |value| format!("'{}'", value.to_ascii_lowercase()));
     alias.then(|| format!("SET {scope}{} TO {value}", setting.name()))
 }
 
@@ -166,7 +167,9 @@ fn rewrite_set(
 fn rewrite_show(name: &str, seen: Seen) -> Option<String> {
     if ALIASES.contains(&name) {
         let setting = Setting::ReadConsistency.name();
-        return Some(format!("SELECT pg_catalog.upper(pg_catalog.current_setting('{setting}')) AS \"{name}\""));
+        return Some(format!(
+            "SELECT pg_catalog.upper(pg_catalog.current_setting('{setting}')) AS \"{name}\""
+        ));
     }
     if Setting::by_name(name) != Some(Setting::Token) {
         return None;

@@ -397,8 +397,7 @@ impl Session {
         // What an error leaves of a string with transaction control is not worth finding out.
         self.pinned |= unit.errored && unit.mixes_control && !unit.consequences.is_empty();
         self.pinned |= unit.unread && !unit.errored;
-        let rolls_back =
-            unit.consequences.iter().any(|(_, what)| matches!(what, Consequence::RollbackTo(_)));
+        let rolls_back = unit.consequences.iter().any(|(_, what)| matches!(what, Consequence::RollbackTo(_)));
         for (index, consequence) in std::mem::take(&mut unit.consequences) {
             let prepares = matches!(consequence, Consequence::Prepare(..) | Consequence::Deallocate(_));
             let lasts = index < unit.command_completes && (in_transaction || prepares);

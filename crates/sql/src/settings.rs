@@ -71,7 +71,8 @@ fn set_multi(set: &VariableSetStmt) -> Statement {
     match set.name.as_str() {
         "TRANSACTION" => options.set_transaction(),
         "SESSION CHARACTERISTICS" => {
-            let effect = Effect::Set { name: "session characteristics".to_owned(), local: false, value: None };
+            let effect =
+                Effect::Set { name: "session characteristics".to_owned(), local: false, value: None };
             match options.isolation {
                 None | Some(Isolation::ReadCommitted) => Statement::harmless(effect),
                 Some(Isolation::RepeatableRead | Isolation::Serializable) => Statement::pinning(effect),

@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-
 /// What the tables hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Data {

@@ -125,7 +125,8 @@ impl Server {
             }
             b'F' if wire::is_position(body) => {
                 let (lsn, _) = self.engine.database.borrow().newest();
-                self.output.extend_from_slice(&wire::frame(b'V', &[&8_u32.to_be_bytes(), &lsn.to_be_bytes()]));
+                self.output
+                    .extend_from_slice(&wire::frame(b'V', &[&8_u32.to_be_bytes(), &lsn.to_be_bytes()]));
                 self.ready();
                 Ok(())
             }

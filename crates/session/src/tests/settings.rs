@@ -63,8 +63,14 @@ fn levels_follow_transactions_and_savepoints() {
 fn other_values_are_refused_as_postgresql_does() {
     let mut rig = Rig::new();
     let bad = set("read_consistency = bogus");
-    check(&mut rig, &[(bad.as_str(), "E:22023 | Z:I"), ("SHOW pangea.read_consistency", "T | D:session | C:SHOW | Z:I")]);
-    check(&mut rig, &[("SET pangea.nonsense = 1", "E:42704 | Z:I"), ("SET pangea.token = 7", "E:22023 | Z:I")]);
+    check(
+        &mut rig,
+        &[(bad.as_str(), "E:22023 | Z:I"), ("SHOW pangea.read_consistency", "T | D:session | C:SHOW | Z:I")],
+    );
+    check(
+        &mut rig,
+        &[("SET pangea.nonsense = 1", "E:42704 | Z:I"), ("SET pangea.token = 7", "E:22023 | Z:I")],
+    );
     rig.query("BEGIN");
     assert_eq!(rig.query(&bad), "E:22023 | Z:E");
     assert_eq!(rig.query("SELECT 1"), "E:25P02 | Z:E");

@@ -1,8 +1,8 @@
 //! Messages that clients and servers write, and frames as text.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
 use crate::dispatch::{FLUSH_LSN_OID, INSERT_LSN_OID};
 use crate::own;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use pangea_pgwire::frame::{HEADER_LEN, backend_header};
 use pangea_pgwire::message::{self, Bind, Execute, Parse, Target};
 use pangea_pgwire::{build, fields};

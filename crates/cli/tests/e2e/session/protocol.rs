@@ -197,7 +197,8 @@ pub(super) async fn an_error_skips_the_rest_of_its_pipeline_only(lab: &Lab) {
         }
         tags.push(char::from(tag));
     }
-    assert_eq!(tags, "12C12DCZ12C12EZ12CZ");
+    // The token of what was written comes before the client is ready.
+    assert_eq!(tags, "12C12DCSZ12C12EZ12CSZ");
     let us = lab.connect(US).await;
     us.expect("SELECT string_agg(id::text, ',' ORDER BY id) FROM unit", "1,4").await;
     eu.run("DROP TABLE unit").await;
@@ -268,7 +269,10 @@ pub(super) async fn parameters_are_reported(lab: &Lab) {
             raw.send(&frame(b'Q', format!("{statement}\0").as_bytes())).await;
             let expected =
                 expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            assert_eq!(reported(&mut raw).await, expected, "{region}: {statement}");
+            let mut told = reported(&mut raw).await;
+            let token = told.remove("pangea.token");
+            assert_eq!(told, expected, "{region}: {statement}");
+            assert!(token.is_some() || !statement.contains(" TABLE "), "a commit is told of: {statement}");
         }
     }
     assert_eq!(at_start[0], at_start[1], "a secondary region reports what the primary does");
