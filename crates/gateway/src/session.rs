@@ -56,6 +56,8 @@ struct Running {
     stopped: Pending<()>,
     /// A connection to the primary is being opened.
     opening: Option<Pending<io::Result<Stream>>>,
+    /// A connection to another server of this region is being opened.
+    opening_local: Option<Pending<io::Result<Reader>>>,
     /// The wait for a replay position, and the position.
     waiting: Option<(Position, Pending<bool>)>,
     cancelling: Option<Pending<()>>,
@@ -65,6 +67,26 @@ struct Running {
     cancels: CancelReceiver,
     cancel_sender: mpsc::Sender<CancelRequest>,
     registration: Option<Registration>,
+}
+
+/// A connection to a server that serves reads.
+struct Reader {
+    stream: Stream,
+    route: Route,
+    position: Arc<PositionWatch>,
+}
+
+/// A connection to the next server of the reader endpoint that takes one.
+async fn open_reader(shared: Arc<Shared>) -> io::Result<Reader> {
+    let mut tries = shared.readers.len();
+    loop {
+        let (route, position) = shared.next_reader();
+        match route.open().await {
+            Ok(stream) => return Ok(Reader { stream, route, position }),
+            Err(error) if tries == 0 => return Err(error),
+            Err(_) => tries -= 1,
+        }
+    }
 }
 
 /// What the session asks of the world.
@@ -109,6 +131,7 @@ enum Event {
     /// Bytes have moved as far as they go; the session may want something.
     Moved,
     Opened(io::Result<Stream>),
+    LocalOpened(io::Result<Reader>),
     /// Whether the position was reached.
     Waited(bool),
     Cancel(CancelRequest),
@@ -139,14 +162,17 @@ pub(crate) async fn run(
         startup.parameters.push((name.to_owned(), level.to_owned()));
     }
     let primary_route = shared.primary_route();
-    let (local_route, position) = match access {
-        Access::Local => shared.next_reader(),
-        Access::Split | Access::Primary => (shared.local_route(), shared.position.clone()),
+    let home = if access == Access::Primary { primary_route.clone() } else { shared.local_route() };
+    let opened = match access {
+        Access::Local => open_reader(shared.clone()).await,
+        Access::Split | Access::Primary => {
+            let (route, position) = (shared.local_route(), shared.position.clone());
+            home.open().await.map(|stream| Reader { stream, route, position })
+        }
     };
-    let home = if access == Access::Primary { &primary_route } else { &local_route };
-    let stream = match home.open().await {
-        Ok(stream) => stream,
-        Err(error) => return crate::say_goodbye(client, &unreachable(home, &error)).await,
+    let (stream, local_route, position) = match opened {
+        Ok(Reader { stream, route, position }) => (stream, route, position),
+        Err(error) => return crate::say_goodbye(client, &unreachable(&home, &error)).await,
     };
     let (local, primary) =
         if access == Access::Primary { (None, Some(stream)) } else { (Some(stream), None) };
@@ -180,6 +206,7 @@ pub(crate) async fn run(
         stopped: stopped(shared.clone()),
         primary_route,
         opening: None,
+        opening_local: None,
         waiting: None,
         cancelling: None,
         cancel_wanted: None,
@@ -233,6 +260,12 @@ impl Running {
             self.opening = None;
             return Poll::Ready(Event::Opened(opened));
         }
+        if let Some(opening) = &mut self.opening_local
+            && let Poll::Ready(opened) = opening.as_mut().poll(cx)
+        {
+            self.opening_local = None;
+            return Poll::Ready(Event::LocalOpened(opened));
+        }
         if let Some((_, waiting)) = &mut self.waiting
             && let Poll::Ready(reached) = waiting.as_mut().poll(cx)
         {
@@ -274,6 +307,11 @@ impl Running {
             Event::Opened(Err(error)) => {
                 self.session.primary_failed(&unreachable(&self.primary_route, &error));
             }
+            Event::LocalOpened(Ok(Reader { stream, route, position })) => {
+                (self.local, self.local_route, self.position) = (Some(stream), route, position);
+                self.session.local_opened();
+            }
+            Event::LocalOpened(Err(error)) => self.end(&unreachable(&self.local_route, &error)),
             Event::Waited(true) => {}
             Event::Waited(false) => self.session.give_up_waiting(),
             Event::Cancel(request) => self.cancel(request),
@@ -294,6 +332,9 @@ impl Running {
         if self.session.wants_primary() && self.opening.is_none() {
             let route = self.primary_route.clone();
             self.opening = Some(Box::pin(async move { route.open().await }));
+        }
+        if self.session.wants_local() && self.opening_local.is_none() {
+            self.opening_local = Some(Box::pin(open_reader(self.shared.clone())));
         }
         if let Some(request) = self.cancel_wanted.take() {
             self.cancel(request);
@@ -371,6 +412,7 @@ impl Running {
 
     fn wants_attention(&self) -> bool {
         (self.session.wants_primary() && self.opening.is_none())
+            || (self.session.wants_local() && self.opening_local.is_none())
             || self.session.waits_for() != self.waiting.as_ref().map(|(position, _)| *position)
             || (self.session.is_leaving() && self.leaving.is_none())
             || (self.registration.is_none() && self.session.client_key().is_some())

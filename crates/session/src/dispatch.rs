@@ -173,7 +173,8 @@ impl Session {
         match self.read.level {
             Level::Eventual | Level::Off => return Decision::Send(Leg::Local),
             Level::Primary => return Decision::Send(Leg::Primary),
-            Level::Global if !self.asked => {
+            // What a server that is gone has shown, the primary has.
+            level if (level == Level::Global || self.moved) && !self.asked => {
                 self.asked = true;
                 self.open(Leg::Primary);
                 self.send_position_query();

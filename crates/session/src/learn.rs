@@ -91,7 +91,7 @@ impl Session {
         if self.token.add(position) {
             build::parameter_status(&mut self.client_out, TOKEN, &position.to_string());
         }
-        self.position_unknown = false;
+        (self.position_unknown, self.moved) = (false, false);
         if std::mem::take(&mut self.catalog_changed) {
             self.catalog_needed = Some(position);
         }

@@ -124,13 +124,22 @@ impl Session {
             }
             b'Z' => {
                 self.link_mut(leg).expect.pop_front();
+                let first = leg == self.access.home() && !std::mem::replace(&mut self.begun, true);
+                if first {
+                    self.client_out.extend_from_slice(frame);
+                }
+                return;
             }
             b'E' if leg != self.access.home() => return self.refuse_on_primary(frame),
             b'S' if leg == self.access.home() => return self.report_parameter(frame),
-            b'E' => self.phase = Phase::Over,
+            b'E' => {
+                self.client_out.extend_from_slice(frame);
+                self.phase = Phase::Over;
+                return;
+            }
             _ => {}
         }
-        if leg == self.access.home() {
+        if leg == self.access.home() && !self.begun {
             self.client_out.extend_from_slice(frame);
         }
     }

@@ -119,7 +119,12 @@ pub struct Session {
     pub(crate) local: Link,
     pub(crate) primary: Link,
     pub(crate) access: Access,
+    pub(crate) local_startup: Startup,
     pub(crate) primary_startup: Startup,
+    /// The client has its answer to the start-up message.
+    pub(crate) begun: bool,
+    /// The local server is another than the one that the last reads ran on: what they have seen is not known here.
+    pub(crate) moved: bool,
     pub(crate) phase: Phase,
 
     pub(crate) transaction: Transaction,
@@ -214,7 +219,10 @@ impl Session {
             local,
             primary,
             access,
+            local_startup,
             primary_startup,
+            begun: false,
+            moved: false,
             phase: Phase::Running,
             transaction: Transaction::Idle,
             set_up: Vec::new(),
@@ -308,6 +316,41 @@ impl Session {
         self.primary.state == LinkState::Wanted
     }
 
+    /// Whether the session wants a connection to another local server: it has lost the one that it had.
+    #[must_use]
+    pub fn wants_local(&self) -> bool {
+        self.local.state == LinkState::Wanted
+    }
+
+    /// The connection to another local server is there.
+    pub fn local_opened(&mut self) {
+        self.local.state = LinkState::Open;
+    }
+
+    /// Goes on at another server of this region, if nothing is lost with the connection; whether it does.
+    fn move_local(&mut self) -> bool {
+        let movable = self.access == Access::Local
+            && self.begun
+            && self.phase == Phase::Running
+            && matches!(self.transaction, Transaction::Idle)
+            && self.in_flight.is_empty()
+            && self.current.is_none()
+            && !(self.pinned || self.listening);
+        if movable {
+            self.local = Link::new();
+            self.local.state = LinkState::Wanted;
+            let mut wire = BytesMut::new();
+            self.local_startup.write(&mut wire);
+            self.local.send(&wire, Expect::Startup);
+            for statement in self.statements.values_mut() {
+                statement.on[Leg::Local.index()] = false;
+            }
+            // MONOTONIC-READS: the server that is gone may have been ahead of the next.
+            (self.moved, self.waiting_for) = (true, None);
+        }
+        movable
+    }
+
     /// Whether the session has a connection to the primary. What the caller holds otherwise is to be dropped.
     #[must_use]
     pub fn primary_is_open(&self) -> bool {
@@ -340,10 +383,10 @@ impl Session {
                     || self.primary.expects(Expect::Replay)
             }
         };
-        if matters {
-            self.fail(error);
-        } else {
+        if !matters {
             self.drop_primary();
+        } else if leg == Leg::Primary || !self.move_local() {
+            self.fail(error);
         }
     }
 

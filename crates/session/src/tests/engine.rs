@@ -44,6 +44,13 @@ impl Database {
         self.versions.iter().rev().find(|(at, _)| *at <= lsn).map(|(_, data)| data).unwrap()
     }
 
+    /// Another session inserts a row.
+    pub(super) fn write_elsewhere(&mut self, id: i64) {
+        let mut data = self.newest().1.clone();
+        data.ids.push(id);
+        self.commit(data);
+    }
+
     fn commit(&mut self, data: Data) {
         let lsn = self.newest().0 + 0x10;
         self.versions.push((lsn, data));

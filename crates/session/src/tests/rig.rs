@@ -175,6 +175,9 @@ impl Rig {
         if self.session.wants_primary() && self.primary_is_up {
             self.session.primary_opened();
         }
+        if self.session.wants_local() {
+            self.session.local_opened();
+        }
         for leg in [Leg::Local, Leg::Primary] {
             if leg == Leg::Primary && self.session.wants_primary() {
                 continue;
@@ -293,6 +296,17 @@ impl Rig {
     /// Writes that were executed, in all.
     pub(super) fn writes(&self) -> Vec<String> {
         self.database.borrow().writes.clone()
+    }
+
+    /// The reader is gone; the next one has replayed nothing yet. Tells how far it is.
+    pub(super) fn lose_reader(&mut self) -> u64 {
+        let behind = 0x1000;
+        self.world.replayed.set(behind);
+        let engine = Engine::new(Role::Standby(self.world.replayed.clone()), self.database.clone());
+        self.local = Server::new(engine, 12);
+        self.session.server_closed(Leg::Local, &lost());
+        self.advance();
+        behind
     }
 
     /// A connection closes.

@@ -213,3 +213,28 @@ fn a_session_of_the_local_server() {
     assert_eq!(rig.heard(), "T | C:SELECT 0 | Z:I");
     assert_eq!(rig.sent(Leg::Primary), format!("startup | Q:{token} | Q:{READ} | position"));
 }
+
+#[test]
+fn a_session_that_loses_its_reader_goes_on_at_another_and_never_back_in_time() {
+    let mut rig = Rig::with(Access::Local);
+    rig.given(&["SET work_mem = low"]);
+    rig.world.replayed.set(rig.database.borrow().newest().0);
+    rig.database.borrow_mut().write_elsewhere(7);
+    rig.replay();
+    check(&mut rig, &[(READ, "T | D:7 | C:SELECT 1 | Z:I")]);
+    rig.sent(Leg::Local);
+    // The next one is behind.
+    let behind = rig.lose_reader();
+    assert_eq!(rig.heard(), "");
+    assert_eq!(rig.ask(&query(READ)), "", "MONOTONIC-READS: what the first has shown");
+    assert_eq!(rig.sent(Leg::Primary), "startup | position");
+    assert!(rig.session.waits_for().is_some_and(|position| position.lsn.0 > behind));
+    rig.replay();
+    rig.settle();
+    assert_eq!(rig.heard(), "T | D:7 | C:SELECT 1 | Z:I");
+    assert_eq!(rig.sent(Leg::Local), format!("startup | Q:SET work_mem = low | Q:{READ}"));
+    // In a transaction there is no going on.
+    rig.query("BEGIN");
+    rig.lose_reader();
+    assert_eq!(rig.heard(), "FATAL:08006");
+}
