@@ -34,6 +34,9 @@ use crate::stream::Stream;
 /// How long the statements of a client that has vanished may still run.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Pause before a session that has lost its reader tries the next.
+const MOVE_PAUSE: Duration = Duration::from_millis(30);
+
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A running session.
@@ -76,17 +79,16 @@ struct Reader {
     position: Arc<PositionWatch>,
 }
 
-/// A connection to the next server of the reader endpoint that takes one.
+/// A connection to the next reader that takes one; without any, to the region's own server.
 async fn open_reader(shared: Arc<Shared>) -> io::Result<Reader> {
-    let mut tries = shared.readers.len();
-    loop {
-        let (route, position) = shared.next_reader();
+    for (route, position) in shared.readers_in_turn() {
         match route.open().await {
             Ok(stream) => return Ok(Reader { stream, route, position }),
-            Err(error) if tries == 0 => return Err(error),
-            Err(_) => tries -= 1,
+            Err(error) => tracing::debug!(%error, "a reader does not take a session"),
         }
     }
+    let (route, position) = (shared.local_route(), shared.position.clone());
+    Ok(Reader { stream: route.open().await?, route, position })
 }
 
 /// What the session asks of the world.
@@ -184,10 +186,7 @@ pub(crate) async fn run(
         primary_startup: primary_route.startup(&startup, Kind::Session),
     };
     if access == Access::Local {
-        // Readers are standbys, which are so by nature.
-        if shared.is_primary() && shared.readers.is_empty() {
-            read_only(&mut options.local_startup);
-        }
+        read_only(&mut options.local_startup);
         read_only(&mut options.primary_startup);
     }
     let mut session = Session::new(options);
@@ -311,7 +310,10 @@ impl Running {
                 (self.local, self.local_route, self.position) = (Some(stream), route, position);
                 self.session.local_opened();
             }
-            Event::LocalOpened(Err(error)) => self.end(&unreachable(&self.local_route, &error)),
+            Event::LocalOpened(Err(error)) => {
+                let error = unreachable(&self.local_route, &error);
+                self.session.server_closed(Leg::Local, &error);
+            }
             Event::Waited(true) => {}
             Event::Waited(false) => self.session.give_up_waiting(),
             Event::Cancel(request) => self.cancel(request),
@@ -334,7 +336,11 @@ impl Running {
             self.opening = Some(Box::pin(async move { route.open().await }));
         }
         if self.session.wants_local() && self.opening_local.is_none() {
-            self.opening_local = Some(Box::pin(open_reader(self.shared.clone())));
+            let shared = self.shared.clone();
+            self.opening_local = Some(Box::pin(async move {
+                sleep(MOVE_PAUSE).await;
+                open_reader(shared).await
+            }));
         }
         if let Some(request) = self.cancel_wanted.take() {
             self.cancel(request);
@@ -452,9 +458,12 @@ impl Running {
 
     /// Whether anything happened that the session should look at.
     fn poll_server(&mut self, leg: Leg, cx: &mut Context<'_>) -> bool {
+        // What the session has given up: what is asked for next is for another connection.
         if leg == Leg::Primary && !self.session.primary_is_open() {
-            // The session has given it up: what is asked for next is for another connection.
             self.primary = None;
+        }
+        if leg == Leg::Local && !self.session.local_is_open() {
+            self.local = None;
         }
         let stream = match leg {
             Leg::Local => &mut self.local,

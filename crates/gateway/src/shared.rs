@@ -54,15 +54,14 @@ impl Shared {
         Route::Local(self.config.server_dir.clone())
     }
 
-    /// The next server of the reader endpoint and its position: the readers in turn; without any, the region's own
-    /// server.
-    pub(crate) fn next_reader(&self) -> (Route, Arc<PositionWatch>) {
+    /// The in-region readers and their positions, beginning with another one each time.
+    pub(crate) fn readers_in_turn(&self) -> Vec<(Route, Arc<PositionWatch>)> {
         let turn = self.next_reader.fetch_add(1, Ordering::Relaxed);
-        let count = self.readers.len().max(1);
-        match self.config.reader_dirs.iter().zip(&self.readers).nth(turn % count) {
-            Some((dir, position)) => (Route::Local(dir.clone()), position.clone()),
-            None => (self.local_route(), self.position.clone()),
-        }
+        let routes = self.config.reader_dirs.iter().cloned().map(Route::Local);
+        let mut readers: Vec<_> = routes.zip(self.readers.iter().cloned()).collect();
+        let count = readers.len().max(1);
+        readers.rotate_left(turn % count);
+        readers
     }
 
     /// Returns when the gateway stops.

@@ -362,7 +362,9 @@ impl Session {
         unit.pins |= statement.pins && statement.effect != Effect::Listen;
         unit.reads_session_state |= statement.reads_session_state;
         match &statement.effect {
-            Effect::None | Effect::Show { .. } | Effect::CopyToStdout => unit.reads = true,
+            Effect::None | Effect::CopyToStdout => unit.reads = true,
+            // Of the session: no data that could be stale. (SHOW of the token has been made a query.)
+            Effect::Show { .. } => {}
             Effect::Ddl => unit.changes_catalog = true,
             Effect::CopyFromStdin => unit.copies_in += 1,
             Effect::Listen => unit.listens = true,

@@ -299,7 +299,8 @@ impl Session {
         self.pinned |= unit.pins;
         self.listening |= unit.listens;
         if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
-            unit.retryable = !unit.continues && self.may_forward();
+            // To the primary, or to another reader when this one goes.
+            unit.retryable = !unit.continues && (self.may_forward() || self.access == Access::Local);
             unit.sent.clone_from(&unit.frames);
         }
         let frames = std::mem::take(&mut unit.frames);
@@ -322,7 +323,7 @@ impl Session {
     }
 
     /// Whether what the local server refuses may run on the primary.
-    fn may_forward(&self) -> bool {
+    pub(crate) fn may_forward(&self) -> bool {
         self.access == Access::Split && self.read.level != Level::Off
     }
 

@@ -124,6 +124,7 @@ impl Session {
             }
             b'Z' => {
                 self.link_mut(leg).expect.pop_front();
+                self.moves = if leg == Leg::Local { 0 } else { self.moves };
                 let first = leg == self.access.home() && !std::mem::replace(&mut self.begun, true);
                 if first {
                     self.client_out.extend_from_slice(frame);
@@ -132,6 +133,7 @@ impl Session {
             }
             b'E' if leg != self.access.home() => return self.refuse_on_primary(frame),
             b'S' if leg == self.access.home() => return self.report_parameter(frame),
+            b'E' if leg == Leg::Local && self.move_local() => return,
             b'E' => {
                 self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
@@ -229,6 +231,8 @@ impl Session {
             b'S' => self.report_parameter(frame),
             b'A' => self.notify(frame),
             b'N' => self.client_out.extend_from_slice(frame),
+            // A reader that is shut down is one that is gone.
+            b'E' if leg == Leg::Local && self.move_local() => {}
             b'E' if leg == self.access.home() || self.pinned || self.listening => {
                 self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
@@ -306,7 +310,7 @@ impl Session {
 
     fn take_error(&mut self, leg: Leg, frame: &Bytes) {
         let hidden = self.link_mut(leg).hidden_error.take();
-        let may_rerun = self.may_run_on_primary();
+        let may_rerun = self.may_forward() && self.may_run_on_primary();
         let Some(unit) = self.in_flight.front_mut() else { return };
         unit.errored = true;
         unit.copy_active = false;
@@ -697,10 +701,16 @@ impl Unit {
 
     /// Makes it as if it had not run.
     fn run_again(&mut self) {
-        self.frames = std::mem::take(&mut self.sent);
+        self.reset();
         self.needs_primary = true;
+        (self.run_on_primary, self.run_again) = (true, true);
+    }
+
+    /// Makes it as if it had not been sent.
+    pub(crate) fn reset(&mut self) {
+        self.frames = std::mem::take(&mut self.sent);
+        self.held.clear();
         (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
         (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
-        (self.run_on_primary, self.run_again) = (true, true);
     }
 }

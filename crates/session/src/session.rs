@@ -23,6 +23,9 @@ pub const UNIT_LEN_MAX: usize = 4 << 20;
 /// Bytes of output to one side beyond which nothing more is taken from the others (back-pressure).
 pub(crate) const OUTPUT_LEN_MAX: usize = 256 << 10;
 
+/// Local servers that are tried one after the other when a session has lost its own. The caller pauses between them.
+const MOVES_MAX: u32 = 100;
+
 /// What the session asks of the world. Answers are at once: what takes time is waited for by the caller.
 pub trait Environment {
     /// What a statement's text does, in the session's database.
@@ -123,6 +126,8 @@ pub struct Session {
     pub(crate) primary_startup: Startup,
     /// The client has its answer to the start-up message.
     pub(crate) begun: bool,
+    /// Local servers tried since the last one that worked.
+    pub(crate) moves: u32,
     /// The local server is another than the one that the last reads ran on: what they have seen is not known here.
     pub(crate) moved: bool,
     pub(crate) phase: Phase,
@@ -222,6 +227,7 @@ impl Session {
             local_startup,
             primary_startup,
             begun: false,
+            moves: 0,
             moved: false,
             phase: Phase::Running,
             transaction: Transaction::Idle,
@@ -322,21 +328,34 @@ impl Session {
         self.local.state == LinkState::Wanted
     }
 
+    /// Whether the session has a connection to the local server. What the caller holds otherwise is to be dropped.
+    #[must_use]
+    pub fn local_is_open(&self) -> bool {
+        self.local.state == LinkState::Open
+    }
+
     /// The connection to another local server is there.
     pub fn local_opened(&mut self) {
         self.local.state = LinkState::Open;
     }
 
     /// Goes on at another server of this region, if nothing is lost with the connection; whether it does.
-    fn move_local(&mut self) -> bool {
+    pub(crate) fn move_local(&mut self) -> bool {
         let movable = self.access == Access::Local
             && self.begun
+            && self.moves < MOVES_MAX
             && self.phase == Phase::Running
             && matches!(self.transaction, Transaction::Idle)
-            && self.in_flight.is_empty()
+            && self.in_flight.iter().all(|unit| unit.retryable && unit.ended && !unit.needs_primary)
             && self.current.is_none()
             && !(self.pinned || self.listening);
         if movable {
+            self.moves += 1;
+            // AT-MOST-ONCE: reads of which nothing was passed on.
+            for mut unit in self.in_flight.drain(..).rev() {
+                unit.reset();
+                self.pending.push_front(unit);
+            }
             self.local = Link::new();
             self.local.state = LinkState::Wanted;
             let mut wire = BytesMut::new();

@@ -233,6 +233,13 @@ fn a_session_that_loses_its_reader_goes_on_at_another_and_never_back_in_time() {
     rig.settle();
     assert_eq!(rig.heard(), "T | D:7 | C:SELECT 1 | Z:I");
     assert_eq!(rig.sent(Leg::Local), format!("startup | Q:SET work_mem = low | Q:{READ}"));
+    // A read that was under way runs again.
+    rig.say(&query(READ));
+    assert_eq!(rig.sent(Leg::Local), format!("Q:{READ}"));
+    rig.lose_reader();
+    rig.replay();
+    rig.settle();
+    assert_eq!(rig.heard(), "T | D:7 | C:SELECT 1 | Z:I");
     // In a transaction there is no going on.
     rig.query("BEGIN");
     rig.lose_reader();

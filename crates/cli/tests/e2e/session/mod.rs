@@ -2,6 +2,7 @@
 
 mod protocol;
 mod regions;
+mod settings;
 mod state;
 mod transactions;
 
@@ -54,6 +55,21 @@ fn read_your_writes() {
         scenarios![
             regions::reads_see_own_writes_while_replay_is_slow,
             regions::a_table_that_has_not_arrived_can_be_used,
+            settings::levels_are_settings_like_others,
+            settings::a_token_carries_a_view_to_another_region,
+            settings::a_token_of_elsewhere_is_refused,
+            settings::a_wait_ends_as_the_session_has_set,
+            settings::sql_tells_of_the_regions,
         ],
+    );
+}
+
+/// In-region readers.
+#[test]
+fn readers() {
+    run(
+        Logs::Faults,
+        |options| options.readers = Some(2),
+        scenarios![settings::a_session_outlives_its_reader],
     );
 }
