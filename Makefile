@@ -6,11 +6,11 @@ CARGO ?= cargo
 # The development profile serves every check, so that one set of artefacts is built and shared.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
-.PHONY: help up build test lint fmt deny advisories tidy clippy doc test-rust test-clients bench-wan clean \
-	deps-build deps-test
+.PHONY: help up build test lint fmt deny advisories tidy clippy doc test-rust test-clients bench-wan \
+	bench-consistency clean deps-build deps-test
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: build ## Install what is missing, build, and run a global database on this machine
 	@exec $(TARGET)/release/pangea up
@@ -55,6 +55,9 @@ test-clients: deps-test ## The drivers of other languages against a running glob
 
 bench-wan: build ## Round trips per transaction over a 40 ms link: plain psql and through pangea
 	PANGEA_BIN=$(TARGET)/release/pangea bench/wan/run
+
+bench-consistency: build ## What read consistency costs: waits, CPU time of positions, idle waits
+	PANGEA_BIN=$(TARGET)/release/pangea bench/consistency/run
 
 clean: ## Remove everything that was built
 	$(CARGO) clean

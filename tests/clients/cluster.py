@@ -7,6 +7,8 @@ starts one, runs COMMAND with these variables, stops it, and exits as COMMAND di
 
     PANGEA_ENDPOINTS  {"us-east-1": "postgresql://user:password@host:port/db", ...}, the primary region first
     PANGEA_CA         file with the certificate that signed the servers' certificates
+    PANGEA_DATA_DIR   where the regions' servers are, for who must reach them behind the gateways' backs: their unix
+                      sockets are in <data directory>/<region>/run; empty with --reference, which has no regions
 
 The database is a global one of pangea's (`PANGEA_BIN`, by default target/release/pangea; `PANGEA_WAN`, by
 default wan.toml beside this file, is handed to `pangea up --wan`), or with --reference one plain PostgreSQL
@@ -83,7 +85,7 @@ def pangea():
 def pangea_environment(described, data):
     regions = sorted(described["regions"], key=lambda region: region["role"] != "primary")
     endpoints = json.dumps({region["region"]: region["cluster"] for region in regions})
-    return {"PANGEA_ENDPOINTS": endpoints, "PANGEA_CA": str(data / "ca/ca.pem")}
+    return {"PANGEA_ENDPOINTS": endpoints, "PANGEA_CA": str(data / "ca/ca.pem"), "PANGEA_DATA_DIR": str(data)}
 
 
 @contextlib.contextmanager
@@ -125,7 +127,7 @@ ssl_key_file = '{scratch}/server.key'
             wait_for_port(port, server, log)
             uri = f"postgresql://postgres:secret@127.0.0.1:{port}/postgres"
             endpoints = json.dumps({region: uri for region in REGIONS})
-            yield {"PANGEA_ENDPOINTS": endpoints, "PANGEA_CA": str(scratch / "ca.crt")}
+            yield {"PANGEA_ENDPOINTS": endpoints, "PANGEA_CA": str(scratch / "ca.crt"), "PANGEA_DATA_DIR": ""}
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(START_TIMEOUT_S)
