@@ -4,6 +4,7 @@ Every test runs twice, from the primary region's endpoint and from a secondary's
 which of the two it is, except through `endpoint.role`, and then only to say what is the same.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -43,18 +44,56 @@ class Endpoint:
         return self.parts.path.lstrip("/")
 
 
-# Reads on one connection see what another connection wrote only if asked to. PostgreSQL takes any
-# `prefix.name` as a setting of its own, so this does not disturb the reference.
-GLOBAL_READS = "-c pangea.read_consistency=global"
+@pytest.fixture(scope="session")
+def environment():
+    """What describes the database: see cluster.py."""
+    if "PANGEA_ENDPOINTS" in os.environ:
+        yield os.environ
+        return
+    with databases.pangea() as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")
-def endpoints():
-    if "PANGEA_ENDPOINTS" in os.environ:
-        yield read_endpoints(os.environ)
-        return
-    with databases.pangea() as environment:
-        yield read_endpoints(environment)
+def endpoints(environment):
+    return read_endpoints(environment)
+
+
+class Standby:
+    """A secondary region's own server, behind the gateway's back."""
+
+    def __init__(self, socket_dir):
+        self.uri = f"postgresql:///postgres?host={urllib.parse.quote(str(socket_dir), safe='')}&user=postgres"
+
+    def run(self, query, **settings):
+        connection = psycopg2.connect(self.uri, **settings)
+        connection.autocommit = True
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()[0] if cursor.description else None
+
+    @contextlib.contextmanager
+    def replay_delayed(self, delay_ms):
+        """Commits arrive here only so much later, however near the primary is."""
+        self.run(f"ALTER SYSTEM SET recovery_min_apply_delay = {delay_ms}")
+        self.run("SELECT pg_reload_conf()")
+        try:
+            yield self
+        finally:
+            self.run("ALTER SYSTEM RESET recovery_min_apply_delay")
+            self.run("SELECT pg_reload_conf()")
+
+    def scans(self, table, dbname):
+        """How often a table has been read on this server. A session hands in its counts once a second at most."""
+        query = f"SELECT coalesce(sum(seq_scan + idx_scan), 0)::int FROM pg_stat_user_tables WHERE relname = '{table}'"
+        return self.run(query, dbname=dbname)
+
+
+@pytest.fixture(scope="session")
+def standby(environment, endpoints):
+    """The server of the `secondary` endpoint's region; None where there is none, as with the reference."""
+    data_dir = environment.get("PANGEA_DATA_DIR")
+    return Standby(pathlib.Path(data_dir, endpoints["secondary"].region, "run")) if data_dir else None
 
 
 def read_endpoints(environment):

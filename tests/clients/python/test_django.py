@@ -2,78 +2,26 @@
 
 import decimal
 import threading
-import time
 
-import django
-import psycopg
+import django_databases  # Before anything else of Django's: it configures it.
 import pytest
-from django.conf import settings
-
-if not settings.configured:
-    settings.configure(
-        INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.sessions", "shop"],
-        DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "unused"}},
-        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        USE_TZ=True,
-    )
-    django.setup()
-
-from django.apps.registry import Apps  # noqa: E402
-from django.contrib.auth.models import User  # noqa: E402
-from django.contrib.sessions.backends.db import SessionStore  # noqa: E402
-from django.core.management import call_command  # noqa: E402
-from django.db import DataError, IntegrityError, connections, models, transaction  # noqa: E402
-from django.db.models import Count, F, Prefetch, Sum, Window  # noqa: E402
-from django.db.models.functions import Lower, Rank  # noqa: E402
-from django.db.utils import OperationalError  # noqa: E402
-from shop.models import Customer, Order, Product  # noqa: E402
-
-CREATION_TIMEOUT_S = 20
+from django.apps.registry import Apps
+from django.contrib.auth.models import User
+from django.contrib.sessions.backends.db import SessionStore
+from django.core.management import call_command
+from django.db import DataError, IntegrityError, connections, models, transaction
+from django.db.models import Count, F, Prefetch, Sum, Window
+from django.db.models.functions import Lower, Rank
+from django.db.utils import OperationalError
+from shop.models import Customer, Order, Product
 
 
 @pytest.fixture(scope="module", params=["primary", "secondary"])
 def alias(request, endpoints):
-    """The name of a migrated database. Created through the very endpoint that the tests then use."""
-    endpoint, alias = endpoints[request.param], request.param
-    database = f"django_{alias}"
-    with psycopg.connect(endpoint.uri, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-        connection.execute(f"CREATE DATABASE {database}")
-    wait_until_it_is_here(endpoint, database)
-    keywords = endpoint.keywords
-    connections.settings[alias] = connections.configure_settings(
-        {
-            "default": connections.settings["default"],
-            alias: {
-                "ENGINE": "django.db.backends.postgresql",
-                "NAME": database,
-                "HOST": keywords["host"],
-                "PORT": keywords["port"],
-                "USER": keywords["user"],
-                "PASSWORD": keywords["password"],
-                "CONN_MAX_AGE": None,
-                "OPTIONS": {"options": "-c pangea.read_consistency=global"},
-            },
-        }
-    )[alias]
-    call_command("migrate", database=alias, verbosity=0)
-    yield alias
-    connections[alias].close()
-    with psycopg.connect(endpoint.uri, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {database} WITH (FORCE)")
-
-
-def wait_until_it_is_here(endpoint, database):
-    """A new database reaches a secondary region with the replication stream, like any other write."""
-    deadline = time.monotonic() + CREATION_TIMEOUT_S
-    while True:
-        try:
-            psycopg.connect(endpoint.uri, dbname=database).close()
-            return
-        except psycopg.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    """The name of a migrated database."""
+    options = "-c pangea.read_consistency=global"
+    with django_databases.migrated(endpoints[request.param], request.param, options) as alias:
+        yield alias
 
 
 @pytest.fixture(autouse=True)
