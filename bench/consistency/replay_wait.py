@@ -31,21 +31,20 @@ class Region:
         """The server reads the rows of `table` with a statement that it has parsed once."""
         self.server.exchange(wire.parse("", f"SELECT 1 FROM {table} WHERE id = $1::int") + wire.sync())
 
-    def has(self, key):
-        return any(kind == b"D" for kind, _ in self.server.exchange(wire.bind_execute_sync("", key)))
-
     def wait_for(self, key):
-        """Seconds until the row is there, and the longest pause between two looks."""
+        """Seconds until the row is there, and between two looks."""
+        question = wire.bind_execute_sync("", key)
         began = asked = time.perf_counter()
-        pause = 0.0
-        while not self.has(key):
-            now = time.perf_counter()
-            pause, asked = max(pause, now - asked), now
-            if now - began > REPLICATION_TIMEOUT_S:
+        looks = 1
+        while not any(kind == b"D" for kind, _ in self.server.exchange(question)):
+            asked = time.perf_counter()
+            looks += 1
+            if asked - began > REPLICATION_TIMEOUT_S:
                 raise TimeoutError(f"row {key} has not reached the secondary region")
+        answered = time.perf_counter()
         # It came somewhere between the question and the answer; at the first look it may have been there before.
-        seconds = (asked + time.perf_counter()) / 2 - began if pause else 0.0
-        return seconds, pause
+        seconds = (asked + answered) / 2 - began if looks > 1 else 0.0
+        return seconds, (answered - began) / looks
 
 
 class Client:
@@ -81,7 +80,7 @@ class Samples:
     """Seconds, by kind of round."""
 
     def __init__(self):
-        self.floor, self.pauses, self.plain = [], [], []
+        self.floor, self.between_looks, self.plain = [], [], []
         self.read = {level: [] for level in LEVELS}
         self.stale = dict.fromkeys(LEVELS, 0)
 
@@ -114,9 +113,9 @@ def one_round(kind, key, region, client, samples):
     time.sleep(random.uniform(0, PAUSE_S_MAX))
     client.write(key)
     if kind == "floor":
-        seconds, pause = region.wait_for(key)
+        seconds, between_looks = region.wait_for(key)
         samples.floor.append(seconds)
-        samples.pauses.append(pause)
+        samples.between_looks.append(between_looks)
         # The row is here and the session has seen to it: from now on its reads have nothing to wait for.
         client.read(key)
         samples.plain.append(client.read(key)[0])
