@@ -101,7 +101,7 @@ QUESTIONS = ("none", "simple query", "prepared", "fast path", "bare Sync")
 
 
 # Which of them the gateway sends (crates/session/src/dispatch.rs).
-ASKED_BY_GATEWAY = "simple query"
+ASKED_BY_GATEWAY = "fast path"
 
 
 def questions(connection):

@@ -25,14 +25,6 @@ ARRIVAL_TIMEOUT_S = 20
 EVENTUAL = "-c pangea.read_consistency=eventual"
 
 # Set to True, one by one, as the product learns them.
-SETTINGS_CAN_BE_SET = False
-TOKENS_ARE_REPORTED = False
-AURORA_NAMES_ARE_KNOWN = False
-STATUS_FUNCTIONS_EXIST = False
-with_settings = pytest.mark.skipif(not SETTINGS_CAN_BE_SET, reason="pangea's settings are start-up options so far")
-with_tokens = pytest.mark.skipif(not TOKENS_ARE_REPORTED, reason="tokens are not reported to clients yet")
-with_aurora = pytest.mark.skipif(not AURORA_NAMES_ARE_KNOWN, reason="Aurora's names are not known yet")
-with_status = pytest.mark.skipif(not STATUS_FUNCTIONS_EXIST, reason="pangea.status() does not exist yet")
 
 
 @pytest.fixture
@@ -373,7 +365,6 @@ def level(connection):
     return value(connection, "SHOW pangea.read_consistency")
 
 
-@with_settings
 @pytest.mark.parametrize("name", ["eventual", "session", "global", "bounded", "primary"])
 def test_a_level_can_be_set_and_shown(plain, name):
     assert level(plain) == "session"
@@ -388,7 +379,6 @@ def test_a_level_can_be_set_and_shown(plain, name):
     assert level(plain) == "session"
 
 
-@with_settings
 def test_a_level_that_does_not_exist_is_refused(plain):
     with pytest.raises(errors.InvalidParameterValue):
         plain.execute("SET pangea.read_consistency = 'sometimes'")
@@ -397,7 +387,6 @@ def test_a_level_that_does_not_exist_is_refused(plain):
         psycopg.connect(plain.info.dsn, password=plain.info.password, options="-c pangea.read_consistency=sometimes")
 
 
-@with_settings
 def test_a_level_of_a_start_up_option_is_what_reset_returns_to(endpoint, pangea):
     with psycopg.connect(endpoint.uri, autocommit=True, options=EVENTUAL) as connection:
         assert level(connection) == "eventual"
@@ -406,7 +395,6 @@ def test_a_level_of_a_start_up_option_is_what_reset_returns_to(endpoint, pangea)
         assert level(connection) == "eventual"
 
 
-@with_settings
 def test_set_local_ends_with_the_transaction(plain):
     with plain.transaction():
         plain.execute("SET LOCAL pangea.read_consistency = eventual")
@@ -414,7 +402,6 @@ def test_set_local_ends_with_the_transaction(plain):
     assert level(plain) == "session"
 
 
-@with_settings
 def test_set_is_undone_with_the_transaction(plain):
     with plain.transaction(force_rollback=True):
         plain.execute("SET pangea.read_consistency = eventual")
@@ -425,7 +412,6 @@ def test_set_is_undone_with_the_transaction(plain):
     assert level(plain) == "session"
 
 
-@with_settings
 def test_set_takes_effect_at_once(connect, far, pangea, written):
     connection = connect(far, autocommit=True)
     connection.execute("SET pangea.read_consistency = eventual")
@@ -435,7 +421,6 @@ def test_set_takes_effect_at_once(connect, far, pangea, written):
     assert insert_and_read(connection, written, False, {}) == []
 
 
-@with_settings
 def test_set_local_takes_effect_in_its_transaction_only(connect, far, pangea, written):
     connection = connect(far, autocommit=True)
     missed = 0
@@ -448,7 +433,6 @@ def test_set_local_takes_effect_in_its_transaction_only(connect, far, pangea, wr
     assert missed > 0
 
 
-@with_settings
 def test_off_refuses_writes_in_a_secondary_region(connect, far, pangea, written):
     connection = connect(far, autocommit=True)
     connection.execute("SET pangea.read_consistency = off")
@@ -467,7 +451,6 @@ def token(connection):
     return connection.info.parameter_status("pangea.token")
 
 
-@with_tokens
 def test_a_commit_reports_its_token(endpoint, pangea, written):
     with psycopg.connect(endpoint.uri, autocommit=True) as connection:
         tokens = []
@@ -481,7 +464,6 @@ def test_a_commit_reports_its_token(endpoint, pangea, written):
     assert all(tokens) and len(set(tokens)) == len(tokens), tokens
 
 
-@with_tokens
 @pytest.mark.parametrize("role", ["primary", "secondary"])
 def test_a_token_carries_a_view_to_another_session(connect, endpoints, far, pangea, written, role):
     """From either region to the far one."""
@@ -499,7 +481,6 @@ def test_a_token_carries_a_view_to_another_session(connect, endpoints, far, pang
     assert missed > 0
 
 
-@with_tokens
 def test_a_token_that_is_none_is_refused(plain):
     with pytest.raises(errors.InvalidParameterValue):
         plain.execute("SET pangea.token = 'yesterday'")
@@ -509,7 +490,6 @@ def test_a_token_that_is_none_is_refused(plain):
 # Names of Aurora's
 
 
-@with_aurora
 @pytest.mark.parametrize("name", ["apg_write_forward.consistency_mode", "aurora_replica_read_consistency"])
 @pytest.mark.parametrize("mode", ["EVENTUAL", "session", "Global"])
 def test_auroras_settings_are_other_names(plain, name, mode):
@@ -520,14 +500,12 @@ def test_auroras_settings_are_other_names(plain, name, mode):
     assert level(plain) == "session"
 
 
-@with_aurora
 def test_auroras_eventual_takes_effect(connect, far, pangea, written):
     connection = connect(far, autocommit=True)
     connection.execute("SET apg_write_forward.consistency_mode = 'EVENTUAL'")
     assert insert_and_read(connection, written, False, {}) != []
 
 
-@with_aurora
 def test_auroras_off_refuses_writes_in_a_secondary_region(connect, far, pangea, written):
     connection = connect(far, autocommit=True)
     connection.execute("SET apg_write_forward.consistency_mode = 'OFF'")
@@ -537,7 +515,6 @@ def test_auroras_off_refuses_writes_in_a_secondary_region(connect, far, pangea, 
     assert value(connection, f"SELECT count(*) FROM {written}") == 1
 
 
-@with_status
 @pytest.mark.parametrize("query", ["SELECT * FROM pangea.status()", "SELECT * FROM aurora_global_db_status()"])
 def test_the_regions_can_be_queried(plain, endpoints, query):
     rows = plain.execute(query).fetchall()
@@ -547,7 +524,6 @@ def test_the_regions_can_be_queried(plain, endpoints, query):
     assert value(plain, f"SELECT count(*) FROM ({query}) regions") == len(rows)
 
 
-@with_status
 def test_auroras_status_has_auroras_columns(plain):
     described = plain.execute("SELECT * FROM aurora_global_db_status()").description
     expected = ["aws_region", "highest_lsn_written", "durability_lag_in_msec", "rpo_lag_in_msec"]
