@@ -16,7 +16,7 @@ use crate::SOCKET_PORT;
 const FUNCTIONS_SQL: &str = include_str!("functions.sql");
 
 /// Kept as the comment of the schema, so that a start of the server writes nothing when they are there.
-const VERSION: &str = "Pangea: status functions, version 1";
+const VERSION: &str = "Pangea: status functions, version 2";
 
 /// Pause between two looks for new databases.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -52,15 +52,20 @@ async fn install_missing(socket_dir: &Path, done: &mut HashSet<String>) -> Resul
     done.retain(|name| names.contains(name));
     for name in names {
         if !done.contains(&name) {
-            on_database(socket_dir, &name, install).await?;
-            done.insert(name);
+            // One that takes no connection or has a trigger against it must not keep the others from theirs.
+            match on_database(socket_dir, &name, install).await {
+                Ok(()) => drop(done.insert(name)),
+                Err(error) => tracing::debug!(%error, database = name, "no status functions there yet"),
+            }
         }
     }
     Ok(())
 }
 
 async fn install(client: &Client) -> Result<(), tokio_postgres::Error> {
-    let known = "SELECT obj_description(to_regnamespace('pangea'), 'pg_namespace') = $1";
+    // The comment comes with a dump, functions of pg_catalog do not.
+    let known = "SELECT pg_catalog.obj_description(pg_catalog.to_regnamespace('pangea'), 'pg_namespace') = $1 \
+                 AND pg_catalog.to_regprocedure('pg_catalog.aurora_global_db_status()') IS NOT NULL";
     let known: Option<bool> = client.query_one(known, &[&VERSION]).await?.get(0);
     if known == Some(true) {
         return Ok(());
@@ -78,7 +83,8 @@ async fn on_database<T>(
 ) -> Result<T, tokio_postgres::Error> {
     let mut config = Config::new();
     config.host_path(socket_dir).port(SOCKET_PORT).user("postgres").dbname(database);
-    config.application_name("pangea-agent");
+    // A superuser must not take names from where an owner of the database says.
+    config.application_name("pangea-agent").options("-c search_path=pg_catalog,pg_temp");
     let (client, connection) = config.connect(NoTls).await?;
     let connection = tokio::spawn(connection);
     let result = work(&client).await;

@@ -38,30 +38,26 @@ impl Token {
         }
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.positions.clear();
-    }
-
     /// The position on the newest timeline.
     #[must_use]
     pub fn newest(&self) -> Option<Position> {
         self.positions.last().copied()
     }
 
-    /// What keeps a server from being fresh enough: the first position that is not reached. What is reached on a
-    /// former timeline is so for good and is forgotten.
+    /// What keeps a server from being fresh enough: the first position that is not reached. When all are, those of
+    /// former timelines are so for good and are forgotten.
     pub fn missing(&mut self, mut judge: impl FnMut(Position) -> Reach) -> Option<(Position, Reach)> {
-        while let Some(first) = self.positions.first().copied() {
-            match judge(first) {
-                Reach::Reached if self.positions.len() > 1 => {
-                    self.positions.remove(0);
-                }
-                Reach::Reached => return None,
-                reach => return Some((first, reach)),
-            }
+        let verdicts = self.positions.iter().map(|position| (*position, judge(*position)));
+        let missing = verdicts.into_iter().find(|(_, reach)| *reach != Reach::Reached);
+        if missing.is_none() && self.positions.len() > 1 {
+            self.positions.drain(..self.positions.len() - 1);
         }
-        None
+        missing
+    }
+
+    /// Forgets what was lost: the session goes on without it.
+    pub fn forget_lost(&mut self, mut judge: impl FnMut(Position) -> Reach) {
+        self.positions.retain(|position| judge(*position) != Reach::Lost);
     }
 }
 
@@ -109,7 +105,24 @@ mod tests {
         token.add(at(2, 0x180));
         let behind = Some((at(2, 0x180), Reach::Behind));
         assert_eq!(token.missing(|position| history.judge(position, replayed)), behind);
-        assert_eq!(token.positions, [at(2, 0x180)]);
         assert_eq!(token.missing(|position| history.judge(position, Some(Lsn(0x180)))), None);
+        assert_eq!(token.positions, [at(2, 0x180)]);
+    }
+
+    #[test]
+    fn a_server_that_has_yet_to_follow_does_not_make_a_loss_forgotten() {
+        let mut token = Token::default();
+        token.add(at(1, 0x65));
+        token.add(at(2, 0x80));
+        let old = History::new(Timeline(1));
+        assert_eq!(
+            token.missing(|position| old.judge(position, Some(Lsn(0x70)))),
+            Some((at(2, 0x80), Reach::Behind))
+        );
+        let new = History::parse(Timeline(2), "1\t0/64\t").unwrap();
+        let judge = |position| new.judge(position, Some(Lsn(0x100)));
+        assert_eq!(token.missing(judge), Some((at(1, 0x65), Reach::Lost)));
+        token.forget_lost(judge);
+        assert_eq!(token.missing(judge), None);
     }
 }

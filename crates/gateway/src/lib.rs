@@ -115,7 +115,8 @@ impl Gateway {
         let (stop, stopping) = watch::channel(false);
         let dir = config.server_dir.clone();
         let position = position::PositionWatch::new(dir.clone());
-        let readers = config.reader_dirs.iter().cloned().map(position::PositionWatch::new).collect();
+        let readers: Vec<_> = config.reader_dirs.iter().cloned().map(position::PositionWatch::new).collect();
+        let servers = readers.iter().chain([&position]).cloned().collect();
         let shared = Arc::new(Shared {
             tls,
             links,
@@ -124,7 +125,7 @@ impl Gateway {
             catalogs: catalogs::Catalogs::new(dir, position.clone()),
             position,
             readers,
-            freshness: Arc::new(freshness::Freshness::new()),
+            freshness: Arc::new(freshness::Freshness::new(servers)),
             mock_secret,
             stopping,
             clients: Semaphore::new(config.clients_max),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pangea_base::{Lsn, Position, Timeline};
-use pangea_consistency::{History, Reach, Waiters};
+use pangea_consistency::{History, Reach, Staleness, Waiters};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{Client, NoTls, Statement};
@@ -77,6 +77,7 @@ pub(crate) struct PositionWatch {
 struct State {
     waiters: Waiters<oneshot::Sender<()>>,
     known: Option<ServerPosition>,
+    staleness: Staleness,
     /// When a wait began or ended last.
     stirred: Option<Instant>,
 }
@@ -104,6 +105,23 @@ impl PositionWatch {
     /// What the server knows of a position.
     pub(crate) fn reach(&self, position: Position) -> Reach {
         self.lock().reach(position)
+    }
+
+    /// The primary was at this position at a time, counted as in [`Self::staleness`].
+    pub(crate) fn primary_was_at(&self, covers: Duration, position: Position) {
+        self.lock().staleness.learn(covers, position);
+    }
+
+    /// How stale reads are at most at a time; `None` when that is not known.
+    pub(crate) fn staleness(&self, now: Duration) -> Option<Duration> {
+        let mut state = self.lock();
+        let State { known, staleness, .. } = &mut *state;
+        let known = known.as_ref()?;
+        if !known.in_recovery {
+            return Some(Duration::ZERO);
+        }
+        staleness.replayed(&known.history, Some(known.lsn));
+        staleness.at(now)
     }
 
     /// Waits until the server has replayed a position, or has left its timeline. Dropping the future ends the wait.
@@ -188,6 +206,10 @@ impl PositionWatch {
         let moved = known.is_some() && timeline(&known) != timeline(&state.known);
         state.waiters.retain(|waiter| !moved && !waiter.is_closed());
         let lsn = known.as_ref().map(|known| known.lsn);
+        if lsn.is_none() || state.known.as_ref().is_some_and(|last| lsn < Some(last.lsn)) {
+            // It may come back behind where it was.
+            state.staleness = Staleness::default();
+        }
         state.known = known;
         for reached in state.waiters.advance(lsn) {
             state.stirred = Some(Instant::now());

@@ -403,11 +403,15 @@ impl Session {
             Effect::Set { name, local, value } => {
                 let given = parameter.filter(|_| name.is_empty()).map(String::from_utf8_lossy);
                 let name = given.map_or_else(|| name.clone(), |name| name.to_ascii_lowercase());
+                // Several at once, or none that is known.
+                let name = if name == "," { String::new() } else { name };
+                self.forgets_lost |= name == "pangea.token" && value.is_none();
                 // Roles, configurations, encodings: what is set may be something that the session has just made.
                 unit.reads |= !own::is_own(&name);
                 unit.sets_own |= own::is_own(&name) || name.is_empty();
                 let waits = value.as_deref().is_some_and(is_synchronous);
-                self.commits_async |= !*local && name == "synchronous_commit" && !waits;
+                let synchronous = name != "synchronous_commit" && !name.is_empty() || waits;
+                self.set_async |= !(*local || synchronous);
                 if *local {
                     let may_commit_async = name.is_empty() || name == "synchronous_commit";
                     unit.follows(Consequence::SetLocal { wire: wire(), may_commit_async });
@@ -469,6 +473,7 @@ impl Session {
                 let sets = batch.statements.iter().any(|inner| {
                     matches!(inner.effect, Effect::Set { .. } | Effect::ResetAll | Effect::Load)
                 });
+                unit.sets_own |= sets;
                 unit.needs_primary |= batch.needs_primary() || sets;
                 unit.pins |= batch.pins() || sets;
                 unit.reads_session_state |= batch.statements.iter().any(|inner| inner.reads_session_state);

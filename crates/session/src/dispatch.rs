@@ -85,11 +85,13 @@ impl Session {
         if leg == Leg::Local && self.held_ready.is_some() {
             return Decision::Wait;
         }
+        // An error, or a wait that may end with one, must not come before the answers under way.
+        let busy = !local_started && (!self.in_flight.is_empty() || self.held_ready.is_some());
         if leg == Leg::Primary && self.refuses_writes(unit) {
-            return if local_started {
-                Decision::Send(Leg::Local)
-            } else {
-                Decision::Refuse(writes_are_off())
+            return match (local_started, busy) {
+                (true, _) => Decision::Send(Leg::Local),
+                (false, true) => Decision::Wait,
+                (false, false) => Decision::Refuse(writes_are_off()),
             };
         }
         if !local_started && !self.in_flight.is_empty() && !self.may_overlap(leg, unit) {
@@ -100,6 +102,10 @@ impl Session {
             Leg::Local => self.freshen(environment),
         };
         match decision {
+            Decision::Refuse(_) | Decision::Wait if busy => {
+                self.waiting_for = None;
+                Decision::Wait
+            }
             // Too late for an error of the unit's own: a part of it has been answered.
             Decision::Refuse(error) if local_started => {
                 self.fail(&ErrorFields { severity: "FATAL", ..error });
@@ -112,13 +118,17 @@ impl Session {
 
     /// The server that a unit has to run on, were everything there fresh.
     fn choose(&self, unit: &Unit) -> Leg {
+        // What a string sets counts for what it reads: the primary is fresh enough for whatever that is.
+        let sets_and_reads = unit.sets_own && unit.reads && unit.commands > 1;
+        let on_primary = matches!(self.transaction, Transaction::Primary);
         match self.access {
-            Access::Split => {}
             Access::Primary => return Leg::Primary,
-            Access::Local if self.gave_up => return Leg::Primary,
+            _ if self.is_tied() && !self.pinned => return Leg::Local,
+            Access::Split => {}
+            Access::Local if self.gave_up || on_primary || sets_and_reads => return Leg::Primary,
             Access::Local => return Leg::Local,
         }
-        let elsewhere = self.pinned || self.gave_up || unit.run_on_primary;
+        let elsewhere = self.pinned || self.gave_up || unit.run_on_primary || sets_and_reads;
         let local = match &self.transaction {
             // A failed transaction takes nothing but its end.
             Transaction::Local(local) if local.failed && !unit.run_again && !unit.begins_anew() => {
@@ -133,17 +143,24 @@ impl Session {
             Transaction::Local(local) => local,
         };
         let read_only = local.begin.read_only;
-        // Neither cursors nor a snapshot can be moved: a read-only transaction that has them gets from the standby
-        // the errors that it would get from the primary.
-        if read_only && (local.has_cursor || (local.begin.one_snapshot && local.has_read)) {
-            return Leg::Local;
-        }
         let begins_work = unit.executes && !unit.ends_transaction;
         let must = unit.needs_primary
             || (local.begin.on_primary && begins_work)
             || (unit.opens_cursor && !read_only)
             || self.set_up.len() >= SET_UP_MAX;
         if must { Leg::Primary } else { Leg::Local }
+    }
+
+    /// Whether the open transaction cannot be moved: neither cursors nor a snapshot can. A read-only transaction that
+    /// has them gets from the standby the errors that it would get from the primary.
+    pub(crate) fn is_tied(&self) -> bool {
+        match &self.transaction {
+            Transaction::Local(local) => {
+                let stays = local.begin.read_only || self.access == Access::Local;
+                stays && !local.failed && (local.has_cursor || local.begin.one_snapshot && local.has_read)
+            }
+            _ => false,
+        }
     }
 
     /// Whether a unit may be sent while others are in flight: only where their outcome cannot change its way.
@@ -166,10 +183,20 @@ impl Session {
     /// Whether a unit that may run locally finds there what it must see (READ-YOUR-WRITES).
     fn freshen(&mut self, environment: &mut impl Environment) -> Decision {
         let Some(unit) = self.pending.front() else { return Decision::Wait };
-        let failed = matches!(&self.transaction, Transaction::Local(local) if local.failed);
-        if !unit.reads || failed {
+        // Nothing makes a snapshot that is taken newer.
+        let settled = matches!(&self.transaction, Transaction::Local(local)
+            if local.failed || local.begin.one_snapshot && local.has_read);
+        if !unit.reads || settled {
             return Decision::Send(Leg::Local);
         }
+        let tied = self.is_tied();
+        match self.freshen_read(environment) {
+            Decision::Send(Leg::Primary) if tied => Decision::Refuse(not_fresh_enough()),
+            decision => decision,
+        }
+    }
+
+    fn freshen_read(&mut self, environment: &mut impl Environment) -> Decision {
         match self.read.level {
             Level::Eventual | Level::Off => return Decision::Send(Leg::Local),
             Level::Primary => return Decision::Send(Leg::Primary),
@@ -194,8 +221,7 @@ impl Session {
         if self.position_unknown || self.catalog_changed {
             return Decision::Send(Leg::Primary);
         }
-        let missing = self.token.missing(|position| environment.reach(position));
-        match (missing, self.catalog_needed) {
+        match (self.missing(environment), self.catalog_needed) {
             (Some((position, Reach::Lost)), _) => return Decision::Refuse(token_lost(position)),
             (Some((position, _)), _) => {
                 self.waiting_for = Some(position);
@@ -218,13 +244,13 @@ impl Session {
         if !reads || self.gave_up || matches!(self.read.level, Level::Eventual | Level::Off) {
             return Decision::Send(Leg::Primary);
         }
-        match self.token.missing(|position| environment.reach(position)) {
+        match self.missing_on_primary(environment) {
             Some((position, Reach::Lost)) => Decision::Refuse(token_lost(position)),
-            Some((position, Reach::Behind)) if environment.is_primary() => {
+            Some((position, _)) => {
                 self.waiting_for = Some(position);
                 Decision::Wait
             }
-            _ => Decision::Send(Leg::Primary),
+            None => Decision::Send(Leg::Primary),
         }
     }
 
@@ -232,8 +258,8 @@ impl Session {
     fn refuses_writes(&self, unit: &Unit) -> bool {
         self.access == Access::Split
             && self.read.level == Level::Off
-            && unit.needs_primary
             && !matches!(self.transaction, Transaction::Primary)
+            && (unit.needs_primary || matches!(self.transaction, Transaction::Local(_)))
     }
 
     /// Makes sure that a server knows who the session is before anything runs there; whether that takes time.
@@ -304,7 +330,7 @@ impl Session {
             unit.sent.clone_from(&unit.frames);
         }
         let frames = std::mem::take(&mut unit.frames);
-        match deferred_begin(leg, &unit) {
+        match deferred_begin(leg, &unit).filter(|_| self.access == Access::Split) {
             Some(plain) => self.local.output.extend_from_slice(&plain),
             None => frames.iter().for_each(|frame| self.link_mut(leg).output.extend_from_slice(frame)),
         }
@@ -378,6 +404,10 @@ impl Session {
 
     /// Asks where the log is, in the same flight, if the unit sent last ends what it wrote.
     pub(crate) fn ask_position(&mut self, leg: Leg) {
+        // Whether what is in flight before it has opened a transaction.
+        let control =
+            self.in_flight.iter().rev().skip(1).find(|other| other.begins || other.ends_transaction);
+        let in_transaction = control.is_some_and(|other| other.begins && !other.ends_transaction);
         let Some(unit) = self.in_flight.back_mut() else { return };
         // A query sent behind these would become part of what follows them: data, or another transaction.
         let in_the_way = unit.copies_in > 0 || unit.streams || unit.mixes_control || unit.chains;
@@ -388,8 +418,10 @@ impl Session {
         // session that never reads here need not know; for others SHOW pangea.token tells.
         let split = self.access != Access::Primary;
         let writes = unit.needs_primary || unit.unread;
+        let (ends, wrote) = (unit.ends_transaction, self.wrote || writes);
         let commits = match self.transaction {
-            Transaction::Primary => unit.ends_transaction && (split || self.wrote || writes),
+            Transaction::Idle if in_transaction => ends && (split || wrote),
+            Transaction::Primary => ends && (split || wrote),
             Transaction::Idle => {
                 !unit.begins && (writes || (split && unit.reads && unit.executes) || self.position_unknown)
             }
@@ -403,12 +435,11 @@ impl Session {
     }
 
     pub(crate) fn send_position_query(&mut self) {
-        let async_here = |consequence: &Consequence| {
-            matches!(consequence, Consequence::SetLocal { may_commit_async: true, .. })
-        };
         let may_commit_async = self.may_commit_async
-            || self.commits_async
-            || self.in_flight.iter().any(|unit| unit.consequences.iter().any(|(_, what)| async_here(what)));
+            || self.server_async
+            || self.set_async
+            || self.unknown_async
+            || self.in_flight.iter().any(Unit::may_commit_async);
         let mut wire = BytesMut::new();
         build::function_call(&mut wire, if may_commit_async { INSERT_LSN_OID } else { FLUSH_LSN_OID });
         // Neither does it end the unnamed statement.
@@ -421,6 +452,12 @@ fn writes_are_off() -> ErrorFields {
     ErrorFields::error(SqlState::READ_ONLY_SQL_TRANSACTION, text).with_hint(
         "Connect to the writer endpoint, or SET pangea.read_consistency to another level than off.",
     )
+}
+
+fn not_fresh_enough() -> ErrorFields {
+    let text = "this region is not fresh enough, and the transaction has a cursor here that cannot be moved";
+    ErrorFields::error(SqlState::CONSISTENCY_TIMEOUT, text)
+        .with_hint("Try again, or begin the transaction with SET pangea.read_consistency = 'primary'.")
 }
 
 fn token_lost(position: Position) -> ErrorFields {

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use pangea_base::{Lsn, Position, Timeline};
+use pangea_consistency::Reach;
 use pangea_pgwire::{ErrorFields, SqlState, build};
 
 use crate::leg::{Expect, Leg};
 use crate::own::{self, START_FACTS};
-use crate::session::{Access, Session};
+use crate::session::{Access, Environment, Session};
 use crate::settings::Setting;
 use crate::unit::Unit;
 
@@ -70,7 +71,7 @@ impl Session {
         let text = std::str::from_utf8(timeline).unwrap_or_default();
         self.primary_timeline = u32::from_str_radix(text, 16).ok().map(Timeline);
         if synchronous.as_ref() == b"off" {
-            self.commits_async = true;
+            self.server_async = true;
             // What was asked before this was known is not past the commits.
             self.vain_positions =
                 self.primary.expect.iter().filter(|expected| **expected == Expect::Position).count();
@@ -88,6 +89,7 @@ impl Session {
             return;
         };
         let position = Position { timeline, lsn };
+        (self.told, self.unknown_async) = (Some(position), false);
         if self.token.add(position) {
             build::parameter_status(&mut self.client_out, TOKEN, &position.to_string());
         }
@@ -103,15 +105,36 @@ impl Session {
         for problem in problems {
             problem.write(&mut self.client_out);
         }
-        let before = std::mem::replace(&mut self.read, settings);
-        match settings.token {
-            Some(position) if before.token != settings.token => {
-                self.token.add(position);
-            }
-            // RESET: the session goes on without what it had to see.
-            None if before.token.is_some() => self.token.clear(),
-            _ => {}
+        self.read = settings;
+    }
+
+    /// What the local server has not reached: of the token that the session was given, and of what it has seen.
+    fn unreached(&mut self, environment: &impl Environment) -> [Option<(Position, Reach)>; 2] {
+        if std::mem::take(&mut self.forgets_lost) {
+            self.token.forget_lost(|position| environment.reach(position));
         }
+        let given = self.read.token.map(|position| (position, environment.reach(position)));
+        let seen = self.token.missing(|position| environment.reach(position));
+        [given.filter(|(_, reach)| *reach != Reach::Reached), seen]
+    }
+
+    /// What a read on the local server would miss.
+    pub(crate) fn missing(&mut self, environment: &impl Environment) -> Option<(Position, Reach)> {
+        let [given, seen] = self.unreached(environment);
+        given.filter(|(_, reach)| *reach == Reach::Lost).or(seen).or(given)
+    }
+
+    /// What a read on the primary would miss. What was written there is there unless it was lost; of a token that was
+    /// given only the primary's own region knows for certain.
+    pub(crate) fn missing_on_primary(&mut self, environment: &impl Environment) -> Option<(Position, Reach)> {
+        let told = self.told;
+        let here = |position: Position| {
+            told.is_some_and(|told| told.timeline == position.timeline && told.lsn >= position.lsn)
+        };
+        let [given, seen] = self.unreached(environment);
+        let lost = |found: &(Position, Reach)| found.1 == Reach::Lost;
+        let given = given.filter(|found| !here(found.0) && (lost(found) || environment.is_primary()));
+        seen.filter(|found| !here(found.0) && lost(found)).or(given)
     }
 
     /// Asks for the settings when a unit may have changed them.

@@ -11,11 +11,13 @@ use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_sql::{Batch, Effect, Statement};
 
 /// Asked when a session begins, on the server that answers its start-up message.
-pub(crate) const START_SQL: &str = "SHOW default_transaction_isolation; SHOW synchronous_commit; \
+///
+/// In a transaction of its own level: a standby refuses queries at SERIALIZABLE, which may be the default.
+pub(crate) const START_SQL: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SHOW default_transaction_isolation; SHOW synchronous_commit; \
      SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN \
      pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) END; \
      SHOW apg_write_forward.consistency_mode; SHOW pangea.read_consistency; SHOW pangea.max_staleness; \
-     SHOW pangea.consistency_timeout; SHOW pangea.consistency_timeout_action; SHOW pangea.token";
+     SHOW pangea.consistency_timeout; SHOW pangea.consistency_timeout_action; SHOW pangea.token; COMMIT";
 
 /// Asked when the settings may have changed. SHOW takes no snapshot: a transaction may not have taken its own yet.
 pub(crate) const SETTINGS_SQL: &str = "SHOW pangea.read_consistency; SHOW pangea.max_staleness; \

@@ -208,6 +208,9 @@ impl Session {
             Expect::Settings => {
                 if self.link_mut(leg).hidden_error.take().is_none() {
                     self.learn_settings(&values);
+                } else {
+                    // Cancelled, most likely: asked again after the next unit.
+                    self.settings_due = true;
                 }
             }
             Expect::Replay => {
@@ -234,10 +237,12 @@ impl Session {
             // A reader that is shut down is one that is gone.
             b'E' if leg == Leg::Local && self.move_local() => {}
             b'E' if leg == self.access.home() || self.pinned || self.listening => {
+                self.release_ready();
                 self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
             }
             b'E' if matches!(self.transaction, Transaction::Primary) => {
+                self.release_ready();
                 self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
             }
@@ -263,7 +268,8 @@ impl Session {
     /// Passes on a ParameterStatus that tells the client something new.
     fn report_parameter(&mut self, frame: &Bytes) {
         let Ok((name, value)) = message::parameter_status(&frame[HEADER_LEN..]) else { return };
-        let value = if name == IN_HOT_STANDBY { b"off" } else { value };
+        let writable = self.access == Access::Split && name == IN_HOT_STANDBY;
+        let value = if writable { b"off" } else { value };
         if self.parameters.get(name).is_some_and(|known| known == value) {
             return;
         }
@@ -309,6 +315,10 @@ impl Session {
     }
 
     fn take_error(&mut self, leg: Leg, frame: &Bytes) {
+        let fatal = fields::is_fatal(&frame[HEADER_LEN..]);
+        if fatal && leg == Leg::Local && self.move_local() {
+            return;
+        }
         let hidden = self.link_mut(leg).hidden_error.take();
         let may_rerun = self.may_forward() && self.may_run_on_primary();
         let Some(unit) = self.in_flight.front_mut() else { return };
@@ -317,7 +327,6 @@ impl Session {
         if unit.retry {
             return;
         }
-        let fatal = fields::is_fatal(&frame[HEADER_LEN..]);
         let refused = unit.prepares_write || is_refusal(&frame[HEADER_LEN..]);
         if leg == Leg::Local && unit.retryable && !fatal && may_rerun && refused {
             unit.retry = true;
@@ -410,6 +419,7 @@ impl Session {
         // What an error leaves of a string with transaction control is not worth finding out.
         self.pinned |= unit.errored && unit.mixes_control && !unit.consequences.is_empty();
         self.pinned |= unit.unread && !unit.errored;
+        let may_commit_async = self.may_commit_async || unit.may_commit_async();
         let rolls_back = unit.consequences.iter().any(|(_, what)| matches!(what, Consequence::RollbackTo(_)));
         for (index, consequence) in std::mem::take(&mut unit.consequences) {
             let prepares = matches!(consequence, Consequence::Prepare(..) | Consequence::Deallocate(_));
@@ -426,6 +436,7 @@ impl Session {
         let ended = status == b'I' || unit.ends_transaction;
         if leg == Leg::Primary && ended && wrote && !unit.asks_position {
             self.position_unknown = true;
+            self.unknown_async |= may_commit_async;
         }
         self.refresh_settings(leg, &unit, rolls_back, status);
     }
@@ -519,7 +530,9 @@ impl Session {
         match (status, &mut self.transaction) {
             (b'I', _) => {
                 self.transaction = Transaction::Idle;
-                (self.may_commit_async, self.wrote) = (false, false);
+                self.may_commit_async = false;
+                // Of those that were sent since it is not known yet.
+                self.wrote &= !self.in_flight.is_empty();
                 self.set_up.clear();
                 // Those that the client is binding now belong to what comes next.
                 if self.current.is_none() && self.pending.is_empty() {
@@ -585,7 +598,7 @@ impl Session {
     fn forget_everything(&mut self, leg: Leg) {
         self.statements.clear();
         self.settings.clear();
-        (self.pinned, self.listening) = (false, false);
+        (self.pinned, self.listening, self.set_async) = (false, false, false);
         self.tidy_other(leg, "DISCARD ALL");
     }
 

@@ -180,8 +180,16 @@ pub struct Session {
     pub(crate) token: Token,
     /// The timeline of the primary that the session is connected to.
     pub(crate) primary_timeline: Option<Timeline>,
-    /// Commits on the primary may be acknowledged before they are flushed.
-    pub(crate) commits_async: bool,
+    /// The last position that this connection to the primary has told.
+    pub(crate) told: Option<Position>,
+    /// Commits on the primary may be acknowledged before they are flushed: the server said so.
+    pub(crate) server_async: bool,
+    /// The same because of what the session has set.
+    pub(crate) set_async: bool,
+    /// The position that is not known is one of such a commit.
+    pub(crate) unknown_async: bool,
+    /// What was lost is not asked for any more, as the client has said.
+    pub(crate) forgets_lost: bool,
     /// The open transaction on the primary has written.
     pub(crate) wrote: bool,
     /// Answers to [`Expect::Position`] under way that say too little.
@@ -255,7 +263,11 @@ impl Session {
             asked: false,
             token: Token::default(),
             primary_timeline: None,
-            commits_async: false,
+            told: None,
+            server_async: false,
+            set_async: false,
+            unknown_async: false,
+            forgets_lost: false,
             wrote: false,
             vain_positions: 0,
             held_ready: None,
@@ -418,7 +430,7 @@ impl Session {
     pub(crate) fn drop_primary(&mut self) {
         // A position that was asked for will not come.
         self.position_unknown |= self.primary.expects(Expect::Position);
-        (self.primary_timeline, self.commits_async, self.vain_positions) = (None, false, 0);
+        (self.primary_timeline, self.told, self.server_async, self.vain_positions) = (None, None, false, 0);
         self.release_ready();
         self.primary = Link::new();
         if let Some((leg @ Some(Leg::Primary), _)) = &mut self.passing {
@@ -447,7 +459,9 @@ impl Session {
         let Some(position) = self.waiting_for.take() else { return };
         // What the primary does not have nobody has. The rest of a unit that has begun to run is not for the session
         // to fail.
-        let fails = (self.read.timeout_action == TimeoutAction::Error || self.access == Access::Primary)
+        let fails = (self.read.timeout_action == TimeoutAction::Error
+            || self.access == Access::Primary
+            || self.is_tied())
             && self.pending.front().is_some_and(|unit| !unit.continues);
         if !fails {
             self.gave_up = true;

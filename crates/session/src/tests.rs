@@ -6,6 +6,7 @@
 
 mod consistency;
 mod copy;
+mod edges;
 mod engine;
 mod extended;
 mod failures;

@@ -207,6 +207,12 @@ impl Unit {
         })
     }
 
+    /// Whether it makes commits of its transaction asynchronous, perhaps.
+    pub(crate) fn may_commit_async(&self) -> bool {
+        let makes = |what: &Consequence| matches!(what, Consequence::SetLocal { may_commit_async: true, .. });
+        self.consequences.iter().any(|(_, what)| makes(what))
+    }
+
     /// Whether its first command ends a transaction that has failed, and more follows.
     pub(crate) fn begins_anew(&self) -> bool {
         self.mixes_control && matches!(self.consequences.first(), Some((0, Consequence::Rollback)))

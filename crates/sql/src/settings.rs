@@ -204,6 +204,9 @@ fn set_config_call(call: &FuncCall) -> Option<Statement> {
     Some(assignment(constant_text(name).unwrap_or_default().as_str(), &value, local))
 }
 
+/// Instead of a name: several settings, or nobody knows which.
+const SEVERAL: &str = ",";
+
 /// Two settings in one query: the names cannot both be told.
 fn merge_sets(first: &Statement, next: &Statement) -> Option<Statement> {
     let (Effect::Set { name, local, .. }, Effect::Set { name: other, local: other_local, value }) =
@@ -211,7 +214,7 @@ fn merge_sets(first: &Statement, next: &Statement) -> Option<Statement> {
     else {
         return None;
     };
-    let name = if name == other { name.clone() } else { String::new() };
+    let name = if name == other && !name.is_empty() { name.clone() } else { SEVERAL.to_owned() };
     let effect = Effect::Set { name, local: *local, value: value.clone() };
     (local == other_local).then(|| Statement {
         needs_primary: first.needs_primary || next.needs_primary,

@@ -116,7 +116,7 @@ pub enum Effect {
     /// same statement again on another server makes the same state there.
     Set {
         /// The setting in lower case; `session characteristics` for that statement; empty when
-        /// `set_config` names it by a parameter, or names several.
+        /// `set_config` names it by its parameter, a comma when it names several.
         name: String,
         /// It ends with the transaction.
         local: bool,

@@ -111,7 +111,7 @@ fn effects_on_settings() {
         ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", set("session characteristics", false, None)),
         ("SELECT set_config('App.User', $1, true)", set("app.user", true, None)),
         ("SELECT set_config($1, 'x', 'off'::bool)", set("", false, Some("x"))),
-        ("SELECT set_config('a.b', '1', false), set_config('a.c', '1', false)", set("", false, Some("1"))),
+        ("SELECT set_config('a.b', '1', false), set_config('a.c', '1', false)", set(",", false, Some("1"))),
         ("SHOW work_mem", Effect::Show { name: "work_mem".to_owned() }),
         ("SELECT set_config('a.b', '1', false), set_config('a.c', '1', true)", Effect::None),
         ("RESET ALL", Effect::ResetAll),

@@ -52,6 +52,7 @@ pub(super) struct World {
     pub(super) history: History,
     /// How stale it is at most.
     pub(super) staleness: Option<Duration>,
+    pub(super) primary: bool,
 }
 
 impl Environment for World {
@@ -75,7 +76,7 @@ impl Environment for World {
     }
 
     fn is_primary(&self) -> bool {
-        false
+        self.primary
     }
 
     fn timeline(&self) -> Option<Timeline> {
@@ -102,6 +103,7 @@ pub(super) struct Rig {
     heard: BytesMut,
     /// The token that the client was told last.
     pub(super) token: String,
+    pub(super) greeting: String,
 }
 
 pub(super) fn startup() -> Startup {
@@ -123,7 +125,7 @@ impl Rig {
     /// A session that has begun and set its level.
     pub(super) fn at(level: &str) -> Self {
         let mut rig = Self::new();
-        rig.given(&[&format!("SET pangea.read_consistency = {level}")]);
+        rig.given(&[&format!("SET pangea.read_consistency = '{level}'")]);
         rig
     }
 
@@ -143,6 +145,7 @@ impl Rig {
                 catalog,
                 history: History::new(Timeline(1)),
                 staleness: None,
+                primary: false,
             },
             local: Server::new(local, 11),
             primary: Server::new(primary, 22),
@@ -151,9 +154,10 @@ impl Rig {
             sent: [BytesMut::new(), BytesMut::new()],
             heard: BytesMut::new(),
             token: String::new(),
+            greeting: String::new(),
         };
         rig.settle();
-        rig.heard();
+        rig.greeting = rig.heard();
         rig.sent(Leg::Local);
         rig
     }

@@ -109,6 +109,7 @@ pub(super) fn show_backend(frame: &[u8]) -> String {
 pub(super) fn show_frontend(frame: &[u8]) -> String {
     let body = &frame[HEADER_LEN..];
     match frame[0] {
+        b'F' if body.starts_with(&INSERT_LSN_OID.to_be_bytes()) => "insert_position".to_owned(),
         b'F' if is_position(body) => "position".to_owned(),
         b'Q' if body.starts_with(own::SETTINGS_SQL.as_bytes()) => "settings".to_owned(),
         b'Q' => format!("Q:{}", text(body)),
