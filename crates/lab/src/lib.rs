@@ -9,6 +9,7 @@ mod certs;
 mod cluster;
 mod down;
 mod error;
+pub mod history;
 mod http;
 mod layout;
 mod manifest;
