@@ -15,6 +15,7 @@
 )]
 
 mod bad_input;
+mod consistency;
 mod drivers;
 mod failures;
 mod pgbench;

@@ -1,6 +1,6 @@
 //! Whether what clients saw is what their consistency level promises.
 //!
-//! A workload (`workload`) has sessions in all regions read and write registers, and records what each was told and
+//! A workload ([`workload`]) has sessions in all regions read and write registers, and records what each was told and
 //! when. [`check`] judges the record alone; it knows nothing of Pangea, so that it can be wrong only about the
 //! definitions, which stand at the top of `sessions` and `linear`.
 //!
@@ -19,6 +19,7 @@ mod rng;
 mod sessions;
 #[cfg(test)]
 mod tests;
+pub mod workload;
 
 pub use operation::{
     Action, History, Key, Operation, Outcome, PlaceId, Seen, SessionId, TransactionId, Version, WriteId,

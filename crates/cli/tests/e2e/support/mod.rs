@@ -94,14 +94,21 @@ pub(crate) fn run(logs: Logs, adjust: impl FnOnce(&mut ClusterOptions), scenario
     finish(scratch, &failures);
 }
 
+/// How long histories are to be recorded, where a longer run than CI's was asked for.
+pub(crate) fn history_seconds() -> Option<u64> {
+    let given = std::env::var("PANGEA_HISTORY_SECONDS").ok()?;
+    Some(given.parse().expect("PANGEA_HISTORY_SECONDS is a number"))
+}
+
 async fn run_scenarios(lab: &Lab, scenarios: &[(&str, Scenario)]) -> Vec<String> {
     let only = std::env::var("PANGEA_E2E_ONLY").unwrap_or_default();
+    let limit = SCENARIO_TIMEOUT + Duration::from_secs(history_seconds().unwrap_or_default());
     let mut failures = Vec::new();
     for (name, scenario) in scenarios.iter().filter(|(name, _)| name.contains(&only)) {
         let began = Instant::now();
-        let problem = match AssertUnwindSafe(timeout(SCENARIO_TIMEOUT, scenario(lab))).catch_unwind().await {
+        let problem = match AssertUnwindSafe(timeout(limit, scenario(lab))).catch_unwind().await {
             Ok(Ok(())) => None,
-            Ok(Err(_)) => Some(format!("{name}: hangs, not done after {SCENARIO_TIMEOUT:?}")),
+            Ok(Err(_)) => Some(format!("{name}: hangs, not done after {limit:?}")),
             Err(panic) => Some(format!("{name}: {}", panic_text(panic.as_ref()))),
         };
         let word = if problem.is_none() { "ok" } else { "FAILED" };

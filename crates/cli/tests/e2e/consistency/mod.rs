@@ -1,0 +1,36 @@
+//! What sessions in all regions see of one another's writes, at each level of consistency, while replay is late and
+//! links fail.
+//!
+//! `PANGEA_HISTORY_SECONDS` is how long each level is tried, `PANGEA_HISTORY_SEED` repeats the choices of a run. A
+//! long run:
+//! `PANGEA_HISTORY_SECONDS=600 cargo test -p pangea-cli --test e2e consistency -- --nocapture --test-threads 1`
+
+mod disturb;
+mod guarantees;
+
+use std::time::Duration;
+
+use pangea_lab::ClusterOptions;
+use pangea_lab::wan::{Distance, Table};
+
+use crate::support::{Logs, run, scenarios};
+
+/// 40 ms one way.
+fn far_apart(options: &mut ClusterOptions) {
+    let distance =
+        Distance { round_trip: Duration::from_millis(80), jitter: Duration::from_millis(2), bandwidth: None };
+    options.wan_table = Some(Table::uniform(distance));
+}
+
+#[test]
+fn consistency_levels() {
+    run(
+        Logs::Faults,
+        far_apart,
+        scenarios![
+            guarantees::eventual_is_found_to_be_that,
+            guarantees::session_gives_the_session_guarantees,
+            guarantees::global_is_linearizable_for_each_register,
+        ],
+    );
+}
