@@ -5,7 +5,8 @@
 //! linearization exactly if it agrees with real time, that is, for operations x and y with x over before y began:
 //!
 //! * y's version is not below x's: neither stale reads nor reads that go backwards;
-//! * y is not the write of the version that x has read: nothing is read before it is written.
+//! * y is not the write of the version that x has read: nothing is read before it is written. Such a read is
+//!   reported alone; taken as a fact it would blame all that follows.
 //!
 //! One sweep over the operations of a register in order of their begins decides it, with the highest version among
 //! those that were over before: O(n log n).
@@ -54,7 +55,13 @@ pub(super) fn check(
             }
             Action::Read(seen) if operation.outcome == Outcome::Ok && judged(operation) => {
                 for seen in seen {
-                    put(seen.key, seen.version, false);
+                    match order.writer(seen.key, seen.version) {
+                        Some(writer) if begins_after(history, writer, operation.completed) => {
+                            let what = "a value was read before it was written";
+                            report.add(Guarantee::Linearizability, vec![writer, index], what);
+                        }
+                        _ => put(seen.key, seen.version, false),
+                    }
                 }
             }
             Action::Read(_) => {}
@@ -63,6 +70,10 @@ pub(super) fn check(
     for accesses in registers.into_values() {
         check_register(accesses, report);
     }
+}
+
+fn begins_after(history: &History, operation: usize, moment: Duration) -> bool {
+    history.operations.get(operation).is_some_and(|operation| operation.invoked > moment)
 }
 
 fn check_register(mut begins: Vec<Access>, report: &mut Report) {
@@ -83,7 +94,6 @@ fn check_register(mut begins: Vec<Access>, report: &mut Report) {
             (true, false) if access.version < before.version => "a read missed a write that was over",
             (false, false) if access.version < before.version => "a read went back behind an earlier one",
             (_, true) if access.version < before.version => "a write came before one that was over",
-            (false, true) if access.version == before.version => "a value was read before it was written",
             _ => continue,
         };
         report.add(Guarantee::Linearizability, vec![before.operation, access.operation], what);

@@ -45,7 +45,8 @@ pub struct Seen {
 /// What an operation does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Reads registers in one snapshot. Without what the reader's own transaction had written: nobody else
+    /// Reads registers in one snapshot, by one statement or by all of a transaction at a level that has one; a
+    /// register that was read twice is there twice. Without what the reader's own transaction had written: nobody else
     /// could see that yet.
     Read(Vec<Seen>),
     /// Puts a new value into a register.

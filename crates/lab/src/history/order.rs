@@ -132,4 +132,9 @@ impl Order {
             .into_iter()
             .flat_map(move |writes| writes.range(range).map(|(version, write)| (*version, *write)))
     }
+
+    /// The operation that wrote a version.
+    pub(super) fn writer(&self, key: Key, version: Version) -> Option<usize> {
+        self.writes.get(&key)?.get(&version).copied()
+    }
 }

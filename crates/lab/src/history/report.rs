@@ -21,6 +21,8 @@ pub enum Guarantee {
     WritesFollowReads,
     /// Each register behaves as if every operation happened at one moment between its begin and its end.
     Linearizability,
+    /// Reads of one snapshot find a register in one version. Holds at every level.
+    OneSnapshot,
     /// The versions of a register are one order, each written once, by a write that was not rolled back. Holds at
     /// every level.
     VersionOrder,
@@ -32,12 +34,13 @@ impl Guarantee {
         [Self::ReadYourWrites, Self::MonotonicReads, Self::MonotonicWrites, Self::WritesFollowReads];
 
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ReadYourWrites,
         Self::MonotonicReads,
         Self::MonotonicWrites,
         Self::WritesFollowReads,
         Self::Linearizability,
+        Self::OneSnapshot,
         Self::VersionOrder,
     ];
 }
@@ -50,6 +53,7 @@ impl fmt::Display for Guarantee {
             Self::MonotonicWrites => "monotonic writes",
             Self::WritesFollowReads => "writes follow reads",
             Self::Linearizability => "linearizability",
+            Self::OneSnapshot => "one snapshot",
             Self::VersionOrder => "version order",
         })
     }

@@ -182,18 +182,24 @@ impl Checker<'_> {
         }
     }
 
-    /// Within one snapshot, whatever a write depends on is there as well.
+    /// Within one snapshot a register has one version, and whatever a write depends on is there as well.
     fn check_snapshot(&mut self, read: usize, seen: &[Seen]) {
-        for write in seen {
+        for (write, other) in seen.iter().flat_map(|write| seen.iter().map(move |other| (write, other))) {
+            if write.key == other.key {
+                if write.version < other.version {
+                    let what = "one snapshot has a register in two versions";
+                    let writer = self.order.writer(other.key, other.version);
+                    self.report.add(Guarantee::OneSnapshot, writer.into_iter().chain([read]).collect(), what);
+                }
+                continue;
+            }
             let Some(needs) = self.dependencies.of(self.order, write.key, write.version) else { continue };
-            for other in seen {
-                for guarantee in [Guarantee::MonotonicWrites, Guarantee::WritesFollowReads] {
-                    let Some(need) = needs.get(&(other.key, guarantee)) else { continue };
-                    if need.version > other.version {
-                        let what = "one snapshot has a write without what it depends on";
-                        self.report.add(guarantee, vec![need.cause, need.write, read], what);
-                        self.report.add_snapshot();
-                    }
+            for guarantee in [Guarantee::MonotonicWrites, Guarantee::WritesFollowReads] {
+                let Some(need) = needs.get(&(other.key, guarantee)) else { continue };
+                if need.version > other.version {
+                    let what = "one snapshot has a write without what it depends on";
+                    self.report.add(guarantee, vec![need.cause, need.write, read], what);
+                    self.report.add_snapshot();
                 }
             }
         }

@@ -116,6 +116,15 @@ fn a_snapshot_with_a_later_write_and_without_an_earlier_one() {
 }
 
 #[test]
+fn a_snapshot_that_changes() {
+    let mut script = Script::default();
+    script.write(1, A, 1);
+    script.read(2, &[(A, 0), (B, 0), (A, 1)]);
+    assert_eq!(script.report().count(Guarantee::OneSnapshot), 1);
+    script.session_violations(&[]);
+}
+
+#[test]
 fn half_of_a_transaction() {
     let mut script = Script::default();
     script.write(1, A, 1).transaction = Some(TransactionId(1));

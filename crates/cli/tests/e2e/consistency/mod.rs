@@ -7,6 +7,7 @@
 
 mod disturb;
 mod guarantees;
+mod isolation;
 
 use std::time::Duration;
 
@@ -31,6 +32,19 @@ fn consistency_levels() {
             guarantees::eventual_is_found_to_be_that,
             guarantees::session_gives_the_session_guarantees,
             guarantees::global_is_linearizable_for_each_register,
+        ],
+    );
+}
+
+#[test]
+fn isolation_levels() {
+    run(
+        Logs::Quiet,
+        far_apart,
+        scenarios![
+            isolation::serializable_transactions_of_all_regions_are_that,
+            isolation::repeatable_read_transactions_of_all_regions_have_snapshots,
+            isolation::read_committed_transactions_of_all_regions_read_what_is_committed,
         ],
     );
 }

@@ -222,6 +222,9 @@ impl Session<'_> {
 
     /// Records a transaction. What its reads found they found, even if it was rolled back.
     fn end(&self, mut open: Open, outcome: Outcome) {
+        if open.one_snapshot {
+            open.merge_reads();
+        }
         let ended = self.recorder.now();
         for operation in &mut open.operations {
             if let Action::Write { .. } = operation.action {
@@ -261,6 +264,24 @@ impl Open {
     fn span(&mut self, span: (Duration, Duration)) -> (Duration, Duration) {
         let first = *self.first.get_or_insert(span);
         if self.one_snapshot { first } else { span }
+    }
+
+    /// All reads of one snapshot are one read.
+    fn merge_reads(&mut self) {
+        let mut all: Option<usize> = None;
+        let mut merged: Vec<Operation> = Vec::new();
+        for operation in self.operations.drain(..) {
+            let before = all.and_then(|index| merged.get_mut(index)).map(|read| &mut read.action);
+            match (&operation.action, before) {
+                (Action::Read(seen), Some(Action::Read(before))) => before.extend(seen),
+                (Action::Read(_), _) => {
+                    all = Some(merged.len());
+                    merged.push(operation);
+                }
+                (Action::Write { .. }, _) => merged.push(operation),
+            }
+        }
+        self.operations = merged;
     }
 }
 
