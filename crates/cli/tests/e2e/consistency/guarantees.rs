@@ -1,6 +1,6 @@
 //! Random sessions on registers, judged by `pangea_lab::history`.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use pangea_lab::history::workload::{Endpoint, Hop, Place, Recording, Workload, create_registers};
 use pangea_lab::history::{
@@ -10,6 +10,7 @@ use pangea_lab::history::{
 use tokio_postgres::Config;
 
 use super::disturb::{calm, disturb};
+use super::seed;
 use crate::support::{AP, EU, Lab, US, eventually, history_seconds, id};
 
 const KEYS: u16 = 8;
@@ -18,17 +19,6 @@ const SESSIONS_PER_PLACE: u16 = 4;
 const SECONDS: u64 = 8;
 /// Finding that `eventual` is eventual takes no longer.
 const SECONDS_EVENTUAL_MAX: u64 = 60;
-
-fn seed() -> u64 {
-    let given = std::env::var("PANGEA_HISTORY_SEED").ok();
-    given.map_or_else(
-        || {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-            u64::from(now.subsec_nanos())
-        },
-        |seed| seed.parse().expect("PANGEA_HISTORY_SEED is a number"),
-    )
-}
 
 fn places(lab: &Lab) -> Vec<Place> {
     let mut places = Vec::new();
@@ -70,6 +60,9 @@ async fn trial(lab: &Lab, level: &str, seconds: u64) -> (Recording, Report) {
         never = disturb(lab, Rng::new(seed)) => never,
     };
     calm(lab).await;
+    for region in [EU, AP] {
+        lab.replicated(region, "SELECT sum(version) FROM register").await;
+    }
     audit(lab, &mut recording).await;
     // A reader endpoint leads to one server and waits for nothing: it promises a session's guarantees, no more.
     let linearizable = |operation: &Operation| {

@@ -9,7 +9,7 @@ mod disturb;
 mod guarantees;
 mod isolation;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pangea_lab::ClusterOptions;
 use pangea_lab::wan::{Distance, Table};
@@ -17,10 +17,23 @@ use pangea_lab::wan::{Distance, Table};
 use crate::support::{Logs, run, scenarios};
 
 /// 40 ms one way.
+const ROUND_TRIP: Duration = Duration::from_millis(80);
+
 fn far_apart(options: &mut ClusterOptions) {
-    let distance =
-        Distance { round_trip: Duration::from_millis(80), jitter: Duration::from_millis(2), bandwidth: None };
+    let distance = Distance { round_trip: ROUND_TRIP, jitter: Duration::from_millis(2), bandwidth: None };
     options.wan_table = Some(Table::uniform(distance));
+}
+
+/// Chooses what a run does.
+fn seed() -> u64 {
+    let given = std::env::var("PANGEA_HISTORY_SEED").ok();
+    given.map_or_else(
+        || {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            u64::from(now.subsec_nanos())
+        },
+        |seed| seed.parse().expect("PANGEA_HISTORY_SEED is a number"),
+    )
 }
 
 #[test]
@@ -40,7 +53,11 @@ fn consistency_levels() {
 fn isolation_levels() {
     run(
         Logs::Quiet,
-        far_apart,
+        |options| {
+            far_apart(options);
+            // Appends meet in any order; a deadlock that is found late only makes the test longer.
+            options.postgres_settings.push("deadlock_timeout = 20ms".to_owned());
+        },
         scenarios![
             isolation::serializable_transactions_of_all_regions_are_that,
             isolation::repeatable_read_transactions_of_all_regions_have_snapshots,
