@@ -195,11 +195,13 @@ fn what_a_write_did_not_follow_may_be_missing() {
     script.session_violations(&[]);
 }
 
-/// One register, one line per history: what happens, and whether that is linearizable.
+/// Whether it writes, its version, its begin and its end.
+type Access = (bool, i64, u64, u64);
+
+/// One register, one line per history, each operation of a session of its own; and how many violations there are.
 #[test]
 fn linearizability_is_about_real_time() {
-    // (write?, version, begin, end) of the operations, each of a session of its own.
-    let cases: &[(&str, &[(bool, i64, u64, u64)], usize)] = &[
+    let cases: &[(&str, &[Access], usize)] = &[
         ("a write that overlaps may be seen", &[(true, 1, 0, 10), (false, 1, 2, 4)], 0),
         ("or not yet", &[(true, 1, 0, 10), (false, 0, 2, 4)], 0),
         ("but not first and then not", &[(true, 1, 0, 10), (false, 1, 2, 4), (false, 0, 5, 6)], 1),

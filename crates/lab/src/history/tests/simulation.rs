@@ -226,13 +226,13 @@ fn make_stale(history: &mut History, must: impl Fn(&History, usize, &Seen) -> bo
         .filter(|(index, seen)| must(history, *index, seen))
         .nth(3)?;
     let version = Version(seen.version.0 - 1);
-    let before = history.operations.iter().flat_map(|operation| match &operation.action {
+    let mut before = history.operations.iter().flat_map(|operation| match &operation.action {
         Action::Read(seen) => seen.clone(),
         Action::Write { key, id, version } => {
             version.iter().map(|version| Seen { key: *key, version: *version, writer: *id }).collect()
         }
     });
-    let writer = before.filter(|other| other.key == seen.key && other.version == version).next();
+    let writer = before.find(|other| other.key == seen.key && other.version == version);
     let writer = writer.map_or(WriteId::INITIAL, |found| found.writer);
     if version > Version(0) && writer == WriteId::INITIAL {
         return None;
