@@ -104,21 +104,26 @@ impl Session<'_> {
     }
 
     async fn read(&self, rng: &mut Rng) -> Result<(), Trouble> {
-        let (keys, protocol) = (self.keys(rng), protocol(rng));
+        let keys = self.keys(rng);
+        self.read_of(&keys, protocol(rng)).await
+    }
+
+    async fn read_of(&self, keys: &[Key], protocol: Protocol) -> Result<(), Trouble> {
         let invoked = self.recorder.now();
-        let seen = self.connection.read(&keys, protocol).await?;
+        let seen = self.connection.read(keys, protocol).await?;
         let span = (invoked, self.recorder.now());
         self.recorder.put(vec![self.done(None, Action::Read(seen), span)]);
         Ok(())
     }
 
+    /// Reads on the primary, and then where reads are read: the second must not be behind the first.
     async fn read_locking(&self, rng: &mut Rng) -> Result<(), Trouble> {
         let key = self.key(rng);
         let invoked = self.recorder.now();
         let seen = self.connection.read_locking(key).await?;
         let span = (invoked, self.recorder.now());
         self.recorder.put(vec![self.done(None, Action::Read(seen), span)]);
-        Ok(())
+        self.read_of(&[key], protocol(rng)).await
     }
 
     async fn write(&self, rng: &mut Rng) -> Result<(), Trouble> {
