@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::operation::{Action, History, Key, Operation, Outcome, Version};
+use super::operation::{Action, History, Key, Outcome, Version};
 use super::order::Order;
 use super::report::{Guarantee, Report};
 
@@ -32,13 +32,8 @@ struct Access {
     completed: Option<Duration>,
 }
 
-/// Checks each register. `judged` says which reads promise to be linearizable; all writes take part.
-pub(super) fn check(
-    history: &History,
-    order: &Order,
-    judged: &dyn Fn(&Operation) -> bool,
-    report: &mut Report,
-) {
+/// Checks each register.
+pub(super) fn check(history: &History, order: &Order, report: &mut Report) {
     let mut registers: BTreeMap<Key, Vec<Access>> = BTreeMap::new();
     for (index, operation) in history.operations.iter().enumerate() {
         let mut put = |key, version, writes| {
@@ -53,7 +48,7 @@ pub(super) fn check(
                     put(*key, version, true);
                 }
             }
-            Action::Read(seen) if operation.outcome == Outcome::Ok && judged(operation) => {
+            Action::Read(seen) if operation.outcome == Outcome::Ok => {
                 for seen in seen {
                     match order.writer(seen.key, seen.version) {
                         Some(writer) if begins_after(history, writer, operation.completed) => {

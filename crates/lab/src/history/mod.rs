@@ -27,12 +27,12 @@ pub use operation::{
 pub use report::{Guarantee, Report, Violation};
 pub use rng::Rng;
 
-/// Finds all violations. `linearizable` says which reads promise linearizability of the register that they read.
+/// Finds all violations.
 #[must_use]
-pub fn check(history: &History, linearizable: &dyn Fn(&Operation) -> bool) -> Report {
+pub fn check(history: &History) -> Report {
     let mut report = Report::default();
     let order = order::Order::establish(history, &mut report);
     sessions::check(history, &order, &mut report);
-    linear::check(history, &order, linearizable, &mut report);
+    linear::check(history, &order, &mut report);
     report
 }

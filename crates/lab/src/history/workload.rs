@@ -47,16 +47,6 @@ pub struct Place {
     pub address: SocketAddr,
 }
 
-/// What becomes of a session when its connection ends in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hop {
-    /// It ends as well.
-    Never,
-    /// It goes on at another place, and `pangea.token` carries what it has seen. A connection that is lost takes the
-    /// session with it all the same: its token is not known.
-    ByToken,
-}
-
 /// A workload.
 #[derive(Debug, Clone)]
 pub struct Workload {
@@ -74,8 +64,6 @@ pub struct Workload {
     pub sessions_per_place: u16,
     /// Who connects, to what database; addresses are the places'.
     pub login: Config,
-    /// Whether sessions move.
-    pub hop: Hop,
 }
 
 /// What a workload has left.

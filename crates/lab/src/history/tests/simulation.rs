@@ -207,7 +207,7 @@ impl Store {
 }
 
 fn all(history: &History) -> Report {
-    check(history, &|_| true)
+    check(history)
 }
 
 fn session_violations(report: &Report) -> usize {

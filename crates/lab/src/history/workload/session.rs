@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::connection::{Connection, Protocol, Trouble};
-use super::{Endpoint, Hop, Recorder, Workload};
+use super::{Endpoint, Recorder, Workload};
 use crate::history::operation::{Action, Key, Operation, Outcome, PlaceId, SessionId, TransactionId};
 use crate::history::rng::Rng;
 
@@ -40,7 +40,8 @@ pub(super) async fn sessions(workload: Arc<Workload>, recorder: Arc<Recorder>, m
         };
         let session = Session { workload: &workload, recorder: &recorder, connection, id, place, writes };
         let ended = session.live(&mut rng).await;
-        if workload.hop == Hop::ByToken && ended.is_some() {
+        // A session whose connection ended in order goes on at another place.
+        if ended.is_some() {
             let places = u32::try_from(workload.places.len()).unwrap_or(u32::MAX);
             (carried, place) = (ended, PlaceId(rng.below(places) as usize));
         } else {
@@ -85,10 +86,7 @@ impl Session<'_> {
                 lost = !trouble.rolled_back();
             }
         }
-        let token = match self.workload.hop {
-            Hop::ByToken if !lost => self.connection.token().await.ok(),
-            Hop::ByToken | Hop::Never => None,
-        };
+        let token = if lost { None } else { self.connection.token().await.ok() };
         self.connection.close().await;
         token.map(|token| (self.id, token))
     }
