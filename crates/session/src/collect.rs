@@ -112,7 +112,7 @@ impl Session {
                 unit.push(frame);
                 self.pending.push_back(unit);
             }
-            b'P' => self.take_parse(frame, environment)?,
+            b'P' => self.take_parse(&frame, environment)?,
             b'B' => self.take_bind(frame, environment)?,
             b'E' => self.take_execute(frame)?,
             b'D' => {
@@ -237,9 +237,9 @@ impl Session {
         Some(text)
     }
 
-    fn take_parse(&mut self, frame: Bytes, environment: &mut impl Environment) -> Result<(), FrameError> {
+    fn take_parse(&mut self, frame: &Bytes, environment: &mut impl Environment) -> Result<(), FrameError> {
         // A copy: what is remembered must not keep the buffer that it was read into.
-        let mut kept = Bytes::copy_from_slice(&frame);
+        let mut kept = Bytes::copy_from_slice(frame);
         let parse = Parse::read(&kept[HEADER_LEN..])?;
         let mut batch = environment.classify(&String::from_utf8_lossy(parse.text));
         if let Some(text) = self.rewrite(parse.text, &mut batch, environment) {
@@ -252,7 +252,6 @@ impl Session {
             kept = out.freeze();
         }
         let parse = Parse::read(&kept[HEADER_LEN..])?;
-        let frame = kept.clone();
         let name = kept.slice_ref(parse.statement);
         let prepares_write = batch.needs_primary();
         let statement = Prepared {
@@ -273,7 +272,7 @@ impl Session {
         unit.prepares_write |= prepares_write;
         unit.parses.push(Parsed { name, injected: false });
         unit.reads = true;
-        unit.push(frame);
+        unit.push(kept);
         Ok(())
     }
 

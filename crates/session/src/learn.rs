@@ -23,7 +23,7 @@ impl Session {
                 Some((facts, settings)) if self.link(leg).hidden_error.is_none() => (facts, settings),
                 _ => {
                     let error = self.link_mut(leg).hidden_error.take();
-                    let said = error.as_ref().and_then(|error| crate::respond::message_of(error));
+                    let said = error.as_ref().and_then(crate::respond::message_of);
                     let text = "the database server does not tell Pangea's settings";
                     let error = ErrorFields::fatal(SqlState::CONNECTION_FAILURE, text)
                         .with_detail(format!("It said: {}", said.unwrap_or_else(|| "nothing".to_owned())))

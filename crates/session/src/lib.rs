@@ -25,6 +25,7 @@
 //! answering BEGIN without any server (its answer, notices and errors are PostgreSQL's to give).
 
 mod collect;
+mod conclude;
 mod dispatch;
 mod learn;
 mod leg;

@@ -368,7 +368,7 @@ def level(connection):
 @pytest.mark.parametrize("name", ["eventual", "session", "global", "bounded", "primary"])
 def test_a_level_can_be_set_and_shown(plain, name):
     assert level(plain) == "session"
-    plain.execute(f"SET pangea.read_consistency = {name}")
+    plain.execute(f"SET pangea.read_consistency = '{name}'")
     assert level(plain) == name
     assert value(plain, "SELECT current_setting('pangea.read_consistency')") == name
     plain.execute("RESET pangea.read_consistency")
@@ -406,7 +406,7 @@ def test_set_is_undone_with_the_transaction(plain):
     with plain.transaction(force_rollback=True):
         plain.execute("SET pangea.read_consistency = eventual")
         with pytest.raises(errors.DivisionByZero), plain.transaction():
-            plain.execute("SET pangea.read_consistency = primary")
+            plain.execute("SET pangea.read_consistency = 'primary'")
             plain.execute("SELECT 1/0")
         assert level(plain) == "eventual"
     assert level(plain) == "session"

@@ -1,0 +1,254 @@
+//! What follows from a unit that is over: transactions, settings, prepared statements.
+
+use bytes::{Bytes, BytesMut};
+use pangea_pgwire::build;
+
+use crate::leg::{Expect, Leg, LinkState};
+use crate::prepared::Prepared;
+use crate::session::{Access, Session, Transaction};
+use crate::settings::{SetUp, release, roll_back_to};
+use crate::unit::{Begin, Consequence, Parsed, Unit};
+
+/// A setting of two parts, of which each SET may change one: what is replayed is the whole, as it was reported.
+const DATE_STYLE: &str = "datestyle";
+
+/// The same as it is reported.
+const REPORTED_DATE_STYLE: &[u8] = b"DateStyle";
+
+impl Session {
+    /// Draws the consequences of a unit.
+    pub(crate) fn conclude(&mut self, leg: Leg, mut unit: Unit, status: u8) {
+        let was_primary = matches!(self.transaction, Transaction::Primary);
+        let in_transaction = !matches!(self.transaction, Transaction::Idle);
+        let split = self.access != Access::Primary;
+        let wrote = unit.needs_primary || unit.unread || if split { was_primary } else { self.wrote };
+        // What the session has sent behind the unit has ended its unnamed statement.
+        let unnamed_ended = self.link(leg).ends_unnamed();
+        for parsed in unit.parses.iter().take(unit.parse_completes) {
+            if !(parsed.name.is_empty() && unnamed_ended) {
+                self.mark_prepared(&parsed.name, leg);
+            }
+        }
+        self.forget_parses(&unit, unit.parse_completes);
+        self.catalog_changed |= unit.changes_catalog;
+        self.conclude_closes(leg, &mut unit);
+        // What an error leaves of a string with transaction control is not worth finding out.
+        self.pinned |= unit.errored && unit.mixes_control && !unit.consequences.is_empty();
+        self.pinned |= unit.unread && !unit.errored;
+        let may_commit_async = self.may_commit_async || unit.may_commit_async();
+        let rolls_back = unit.consequences.iter().any(|(_, what)| matches!(what, Consequence::RollbackTo(_)));
+        for (index, consequence) in std::mem::take(&mut unit.consequences) {
+            let prepares = matches!(consequence, Consequence::Prepare(..) | Consequence::Deallocate(_));
+            let lasts = index < unit.command_completes && (in_transaction || prepares);
+            if !unit.errored || lasts {
+                self.follow(leg, consequence, &unit);
+            }
+        }
+        if let Transaction::Local(local) = &mut self.transaction {
+            local.has_read |= unit.reads;
+            local.has_cursor |= unit.opens_cursor;
+        }
+        self.settle(leg, status);
+        let ended = status == b'I' || unit.ends_transaction;
+        if leg == Leg::Primary && ended && wrote && !unit.asks_position {
+            self.position_unknown = true;
+            self.unknown_async |= may_commit_async;
+        }
+        self.refresh_settings(leg, &unit, rolls_back, status);
+    }
+
+    /// Prepared statements that were closed are gone from the other server too; a Close that did not come to run
+    /// closed nothing.
+    fn conclude_closes(&mut self, leg: Leg, unit: &mut Unit) {
+        for (index, closed) in std::mem::take(&mut unit.closes).into_iter().enumerate() {
+            let Some((name, statement)) = closed else { continue };
+            if index < unit.close_completes {
+                self.tidy_statement(other(leg), &name, &statement);
+            } else {
+                self.statements.entry(name).or_insert(statement);
+            }
+        }
+    }
+
+    fn follow(&mut self, leg: Leg, consequence: Consequence, unit: &Unit) {
+        let in_transaction = !matches!(self.transaction, Transaction::Idle);
+        match consequence {
+            Consequence::Begin(begin) if !in_transaction => {
+                self.set_up.clear();
+                self.transaction = match leg {
+                    Leg::Local => local_transaction(begin),
+                    Leg::Primary => Transaction::Primary,
+                };
+            }
+            // PostgreSQL warns and goes on with the transaction that is open.
+            Consequence::Begin(_) => {}
+            Consequence::Commit | Consequence::PrepareTransaction => {
+                let set_up = std::mem::take(&mut self.set_up);
+                if !unit.rolled_back {
+                    self.keep_settings(leg, set_up);
+                }
+                self.end_transaction(unit);
+            }
+            Consequence::Rollback => {
+                self.set_up.clear();
+                self.end_transaction(unit);
+            }
+            Consequence::Set(setting) if in_transaction => self.set_up.push(SetUp::Session(setting)),
+            Consequence::Set(setting) => self.keep_settings(leg, vec![SetUp::Session(setting)]),
+            Consequence::SetLocal { wire, may_commit_async } if in_transaction => {
+                self.may_commit_async |= may_commit_async;
+                self.set_up.push(SetUp::Local(wire));
+            }
+            Consequence::Savepoint(name, wire) => self.set_up.push(SetUp::Savepoint(name, wire)),
+            Consequence::Release(name) => release(&mut self.set_up, &name),
+            Consequence::RollbackTo(name) => roll_back_to(&mut self.set_up, &name),
+            Consequence::Restrict { read_only, one_snapshot } => {
+                if let Transaction::Local(local) = &mut self.transaction {
+                    local.begin.read_only |= read_only;
+                    local.begin.one_snapshot |= one_snapshot;
+                }
+            }
+            Consequence::Prepare(name, prepared) => self.insert_statement(leg, name, *prepared),
+            Consequence::Deallocate(name) => self.deallocate(leg, name),
+            Consequence::DiscardAll => self.forget_everything(leg),
+            // Without a transaction it had no effect but a warning.
+            Consequence::SetLocal { .. } => {}
+        }
+    }
+
+    /// What follows in the same string is outside of the transaction, unless it was chained.
+    fn end_transaction(&mut self, unit: &Unit) {
+        if !unit.chains {
+            self.transaction = Transaction::Idle;
+        }
+    }
+
+    fn keep_settings(&mut self, leg: Leg, set_up: Vec<SetUp>) {
+        for set_up in set_up {
+            let SetUp::Session(mut setting) = set_up else { continue };
+            if setting.key == DATE_STYLE
+                && let Some(value) = self.parameters.get(REPORTED_DATE_STYLE)
+            {
+                setting.wire = set_date_style(value);
+            }
+            if self.settings.is_full() {
+                // BOUNDED: a session that cannot be made anew elsewhere stays where all of it is.
+                self.pinned = true;
+                continue;
+            }
+            let number = self.settings.push(setting);
+            self.link_mut(leg).applied = number;
+        }
+    }
+
+    /// Brings the transaction in line with what the server says.
+    fn settle(&mut self, leg: Leg, status: u8) {
+        match (status, &mut self.transaction) {
+            (b'I', _) => {
+                self.transaction = Transaction::Idle;
+                self.may_commit_async = false;
+                // Of those that were sent since it is not known yet.
+                self.wrote &= !self.in_flight.is_empty();
+                self.set_up.clear();
+                // Those that the client is binding now belong to what comes next.
+                if self.current.is_none() && self.pending.is_empty() {
+                    self.portals.clear();
+                }
+            }
+            (_, Transaction::Local(local)) if leg == Leg::Local => local.failed = status == b'E',
+            (_, Transaction::Idle) if leg == Leg::Local => {
+                let mut local = local_transaction(Begin::plain());
+                if let Transaction::Local(local) = &mut local {
+                    local.failed = status == b'E';
+                }
+                self.transaction = local;
+            }
+            _ => self.transaction = Transaction::Primary,
+        }
+    }
+
+    fn mark_prepared(&mut self, name: &[u8], leg: Leg) {
+        if let Some(statement) = self.statements.get_mut(name) {
+            statement.on[leg.index()] = true;
+        }
+    }
+
+    /// Statements whose Parse did not succeed are not there.
+    pub(crate) fn forget_parses(&mut self, unit: &Unit, succeeded: usize) {
+        for Parsed { name, .. } in unit.parses.iter().skip(succeeded) {
+            if self.statements.get(name).is_some_and(|statement| statement.on == [false; 2]) {
+                self.statements.remove(name);
+            }
+        }
+    }
+
+    fn insert_statement(&mut self, leg: Leg, name: Bytes, mut prepared: Prepared) {
+        prepared.on = [false; 2];
+        prepared.on[leg.index()] = true;
+        self.statements.insert(name, prepared);
+    }
+
+    fn remove_statement(&mut self, leg: Leg, name: &[u8]) {
+        if let Some(statement) = self.statements.remove(name) {
+            self.tidy_statement(other(leg), name, &statement);
+        }
+    }
+
+    fn tidy_statement(&mut self, leg: Leg, name: &[u8], statement: &Prepared) {
+        if statement.is_on(leg) {
+            let mut wire = BytesMut::new();
+            build::close_statement(&mut wire, name);
+            build::sync(&mut wire);
+            self.link_mut(leg).send(&wire, Expect::Cleanup);
+        }
+    }
+
+    fn deallocate(&mut self, leg: Leg, name: Option<Bytes>) {
+        if let Some(name) = name {
+            return self.remove_statement(leg, &name);
+        }
+        self.statements.retain(|name, _| name.is_empty());
+        self.tidy_other(leg, "DEALLOCATE ALL");
+    }
+
+    fn forget_everything(&mut self, leg: Leg) {
+        self.statements.clear();
+        self.settings.clear();
+        (self.pinned, self.listening, self.set_async) = (false, false, false);
+        self.tidy_other(leg, "DISCARD ALL");
+    }
+
+    fn tidy_other(&mut self, leg: Leg, sql: &str) {
+        let link = self.link_mut(other(leg));
+        if link.state != LinkState::Down {
+            let mut wire = BytesMut::new();
+            build::query(&mut wire, sql);
+            link.send(&wire, Expect::Cleanup);
+        }
+    }
+}
+
+pub(crate) fn other(leg: Leg) -> Leg {
+    match leg {
+        Leg::Local => Leg::Primary,
+        Leg::Primary => Leg::Local,
+    }
+}
+
+fn set_date_style(value: &[u8]) -> Bytes {
+    let mut wire = BytesMut::new();
+    build::query(
+        &mut wire,
+        &format!("SET datestyle TO '{}'", String::from_utf8_lossy(value).replace('\'', "''")),
+    );
+    wire.freeze()
+}
+
+fn local_transaction(begin: Begin) -> Transaction {
+    Transaction::Local(crate::session::LocalTransaction {
+        begin,
+        failed: false,
+        has_read: false,
+        has_cursor: false,
+    })
+}
