@@ -353,17 +353,23 @@ impl Region {
     /// Notes the primary's position, and writes the status file, for as long as the region runs.
     async fn follow_lag(&self) {
         let mut lags = Lags::default();
-        let data_dirs: Vec<PathBuf> = std::iter::once(self.config.pgdata())
-            .chain((1..=self.config.readers).map(|number| reader_data_dir(&self.config, number)))
-            .collect();
         loop {
-            lags.write(&self.status(), &data_dirs);
+            lags.write(&self.status(), &self.running_data_dirs());
             tokio::time::sleep(LAG_INTERVAL).await;
             let position = self.gateway_status().and_then(|status| self.primary_peer(&status)?.position);
             if let Some(position) = position {
                 lock_state(&self.lag).hear(Instant::now(), position.lsn);
             }
         }
+    }
+
+    /// Data directories of the servers that run: the others may be somebody else's.
+    fn running_data_dirs(&self) -> Vec<PathBuf> {
+        let runs = |phase: &watch::Receiver<Phase>| *phase.borrow() == Phase::Running;
+        let own = runs(&self.phase).then(|| self.config.pgdata());
+        let readers = (1..=self.config.readers).zip(&self.readers);
+        let readers = readers.filter(|(_, reader)| runs(&reader.phase));
+        own.into_iter().chain(readers.map(|(number, _)| reader_data_dir(&self.config, number))).collect()
     }
 
     /// The primary as seen by heartbeats, when it is another region and answers.

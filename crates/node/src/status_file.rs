@@ -1,6 +1,9 @@
 //! The file beside each server's data from which SQL functions tell what this region knows of all regions.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -103,7 +106,7 @@ impl Lags {
         rows.into_iter().map(|row| self.row(now, primary, row)).collect()
     }
 
-    /// Writes the file into each data directory that there is.
+    /// Writes the file into the data directories.
     pub(crate) fn write(&mut self, status: &RegionStatus, data_dirs: &[PathBuf]) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64();
         let file = File { at, regions: self.rows(Instant::now(), status) };
@@ -113,7 +116,7 @@ impl Lags {
         };
         for dir in data_dirs {
             if let Err(error) = replace(dir, &text) {
-                // A directory that is being made, or a full disk: the functions then say that they do not know.
+                // A full disk, most likely: the functions then say that they do not know.
                 tracing::debug!(%error, dir = %dir.display(), "the status file cannot be written");
             }
         }
@@ -123,6 +126,7 @@ impl Lags {
 /// Readers see the old file or the new one.
 fn replace(dir: &Path, text: &[u8]) -> std::io::Result<()> {
     let fresh = dir.join("pangea.status.new");
-    std::fs::write(&fresh, text)?;
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(text)?;
     std::fs::rename(fresh, dir.join(FILE))
 }
