@@ -157,7 +157,11 @@ impl Session {
         match &self.transaction {
             Transaction::Local(local) => {
                 let stays = local.begin.read_only || self.access == Access::Local;
-                stays && !local.failed && (local.has_cursor || local.begin.one_snapshot && local.has_read)
+                // What is to run on the primary has only been prepared here.
+                stays
+                    && !local.begin.on_primary
+                    && !local.failed
+                    && (local.has_cursor || local.begin.one_snapshot && local.has_read)
             }
             _ => false,
         }

@@ -1,7 +1,7 @@
 //! Read consistency at its edges: asynchronous commits, pipelines, snapshots and cursors, tokens given and reset.
 
 use super::rig::Rig;
-use super::wire::query;
+use super::wire::{extended, query};
 use crate::{Access, Leg};
 
 const READ: &str = "SELECT id FROM t";
@@ -189,4 +189,14 @@ fn a_cancelled_wait_is_answered_in_its_turn() {
     assert!(rig.session.cancel_waiting());
     rig.settle();
     assert_eq!(rig.heard(), "E:57014 | Z:I");
+}
+
+#[test]
+fn what_is_prepared_in_a_transaction_of_the_primary_takes_no_snapshot_here() {
+    let mut rig = Rig::new();
+    rig.ask(&query("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY"));
+    rig.ask(&extended("P s SELECT id FROM t; D S s; S"));
+    rig.sent(Leg::Primary);
+    rig.ask(&extended("B - s; E - 0; S"));
+    assert!(rig.sent(Leg::Primary).contains("B::s"), "it was begun to run there");
 }
