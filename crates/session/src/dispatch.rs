@@ -156,12 +156,12 @@ impl Session {
     pub(crate) fn is_tied(&self) -> bool {
         match &self.transaction {
             Transaction::Local(local) => {
-                let stays = local.begin.read_only || self.access == Access::Local;
-                // What is to run on the primary has only been prepared here.
-                stays
-                    && !local.begin.on_primary
-                    && !local.failed
-                    && (local.has_cursor || local.begin.one_snapshot && local.has_read)
+                let stays = match self.access {
+                    Access::Local => true,
+                    // What is to run on the primary has only been prepared here.
+                    Access::Split | Access::Primary => local.begin.read_only && !local.begin.on_primary,
+                };
+                stays && !local.failed && (local.has_cursor || local.begin.one_snapshot && local.has_read)
             }
             _ => false,
         }

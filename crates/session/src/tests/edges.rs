@@ -200,3 +200,17 @@ fn what_is_prepared_in_a_transaction_of_the_primary_takes_no_snapshot_here() {
     rig.ask(&extended("B - s; E - 0; S"));
     assert!(rig.sent(Leg::Primary).contains("B::s"), "it was begun to run there");
 }
+
+#[test]
+fn a_snapshot_on_a_reader_is_never_changed_either() {
+    let mut rig = Rig::with(Access::Local);
+    rig.given(&["SET pangea.read_consistency = 'bounded'"]);
+    rig.world.staleness = Some(std::time::Duration::ZERO);
+    for statement in ["BEGIN ISOLATION LEVEL REPEATABLE READ", READ] {
+        rig.ask(&query(statement));
+    }
+    rig.world.staleness = None;
+    rig.sent(Leg::Local);
+    rig.ask(&query(READ));
+    assert_eq!((rig.sent(Leg::Local), rig.sent(Leg::Primary)), (format!("Q:{READ}"), String::new()));
+}
