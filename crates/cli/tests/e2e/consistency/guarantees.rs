@@ -160,6 +160,14 @@ pub(super) async fn session_gives_the_session_guarantees(lab: &Lab) {
     assert!(report.count(Guarantee::Linearizability) > 0, "every read was fresh");
 }
 
+pub(super) async fn bounded_gives_the_session_guarantees(lab: &Lab) {
+    let (recording, report) = trial(lab, "bounded", history_seconds().unwrap_or(SECONDS)).await;
+    assert_none(&recording, &report, &Guarantee::SESSION);
+    assert_none(&recording, &report, &[Guarantee::OneSnapshot, Guarantee::VersionOrder]);
+    // Other sessions' writes are late, or the test has disturbed nothing.
+    assert!(report.count(Guarantee::Linearizability) > 0, "every read was fresh");
+}
+
 pub(super) async fn global_is_linearizable_for_each_register(lab: &Lab) {
     let (recording, report) = trial(lab, "global", history_seconds().unwrap_or(SECONDS)).await;
     assert_none(&recording, &report, &Guarantee::ALL);

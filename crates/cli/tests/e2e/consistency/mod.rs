@@ -44,6 +44,7 @@ fn consistency_levels() {
         scenarios![
             guarantees::eventual_is_found_to_be_that,
             guarantees::session_gives_the_session_guarantees,
+            guarantees::bounded_gives_the_session_guarantees,
             guarantees::global_is_linearizable_for_each_register,
         ],
     );
