@@ -395,7 +395,7 @@ impl Running {
 
     fn end(&mut self, error: &ErrorFields) {
         // The servers' sockets are closed with the session: they end what they are doing.
-        self.session.end(error);
+        self.session.fail(error);
     }
 
     /// Moves bytes until nothing moves any more. Ready when the session has to be attended to.

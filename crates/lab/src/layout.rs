@@ -165,7 +165,7 @@ impl Owner {
             .map_err(ClusterError::file("change the owner of", path))
     }
 
-    /// The owner must be able to walk to `path` from the root: `/root/x` is closed to everybody else.
+    /// The owner must be able to walk to `path` from the root: what lies in somebody's private home is closed to others.
     pub(crate) fn check_can_reach(&self, path: &Path) -> Result<(), ClusterError> {
         let Some(user) = &self.0 else { return Ok(()) };
         let above: Vec<&Path> = path.ancestors().skip(1).collect();

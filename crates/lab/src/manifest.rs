@@ -165,16 +165,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn survives_a_round_trip_and_refuses_another_format() {
-        let dir = tempfile::tempdir().unwrap();
+    fn survives_a_round_trip_and_refuses_another_format() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
         let layout = Layout::new(dir.path());
         assert!(matches!(Manifest::load(&layout), Err(ClusterError::NoCluster { .. })));
-        let at = "127.0.0.1:7400".parse().unwrap();
-        let entry = RegionEntry { name: "a".parse().unwrap(), cluster: at, reader: at, writer: at, link: at };
+        let at = "127.0.0.1:7400".parse()?;
+        let entry = RegionEntry { name: "a".parse()?, cluster: at, reader: at, writer: at, link: at };
         let manifest = Manifest {
             format: FORMAT,
             cluster: "pangea".into(),
-            primary: "a".parse().unwrap(),
+            primary: "a".parse()?,
             readers: 1,
             port_base: 7400,
             auth: ClientAuth::Scram,
@@ -183,13 +183,15 @@ mod tests {
             pg_bin: None,
             regions: vec![entry],
         };
-        let text = toml::to_string(&manifest).unwrap();
-        std::fs::write(layout.manifest(), &text).unwrap();
-        let read = Manifest::load(&layout).unwrap();
-        assert_eq!(toml::to_string(&read).unwrap(), text);
-        assert!(read.region(&"b".parse().unwrap()).unwrap_err().to_string().contains("has a"));
+        let text = toml::to_string(&manifest)?;
+        std::fs::write(layout.manifest(), &text)?;
+        let read = Manifest::load(&layout)?;
+        assert_eq!(toml::to_string(&read)?, text);
+        let missing = read.region(&"b".parse()?).err();
+        assert!(missing.is_some_and(|error| error.to_string().contains("has a")));
 
-        std::fs::write(layout.manifest(), text.replace("format = 1", "format = 2")).unwrap();
+        std::fs::write(layout.manifest(), text.replace("format = 1", "format = 2"))?;
         assert!(matches!(Manifest::load(&layout), Err(ClusterError::Format { found: 2, .. })));
+        Ok(())
     }
 }

@@ -221,9 +221,7 @@ impl Session {
     fn tidy_other(&mut self, leg: Leg, sql: &str) {
         let link = self.link_mut(other(leg));
         if link.state != LinkState::Down {
-            let mut wire = BytesMut::new();
-            build::query(&mut wire, sql);
-            link.send(&wire, Expect::Cleanup);
+            link.query(sql, Expect::Cleanup);
         }
     }
 }

@@ -293,9 +293,7 @@ impl Session {
             let link = self.link_mut(leg);
             link.state = LinkState::Wanted;
             link.send(&wire, Expect::Startup);
-            wire.clear();
-            build::query(&mut wire, own::PRIMARY_SQL);
-            link.send(&wire, Expect::PrimaryFacts);
+            link.query(own::PRIMARY_SQL, Expect::PrimaryFacts);
         }
     }
 

@@ -109,18 +109,18 @@ impl Session {
     }
 
     /// What the local server has not reached: of the token that the session was given, and of what it has seen.
-    fn unreached(&mut self, environment: &impl Environment) -> [Option<(Position, Reach)>; 2] {
+    fn unreached(&mut self, reach: impl Fn(Position) -> Reach) -> [Option<(Position, Reach)>; 2] {
         if std::mem::take(&mut self.forgets_lost) {
-            self.token.forget_lost(|position| environment.reach(position));
+            self.token.forget_lost(&reach);
         }
-        let given = self.read.token.map(|position| (position, environment.reach(position)));
-        let seen = self.token.missing(|position| environment.reach(position));
+        let given = self.read.token.map(|position| (position, reach(position)));
+        let seen = self.token.missing(&reach);
         [given.filter(|(_, reach)| *reach != Reach::Reached), seen]
     }
 
     /// What a read on the local server would miss.
     pub(crate) fn missing(&mut self, environment: &impl Environment) -> Option<(Position, Reach)> {
-        let [given, seen] = self.unreached(environment);
+        let [given, seen] = self.unreached(|position| environment.reach(position));
         given.filter(|(_, reach)| *reach == Reach::Lost).or(seen).or(given)
     }
 
@@ -131,10 +131,10 @@ impl Session {
         let here = |position: Position| {
             told.is_some_and(|told| told.timeline == position.timeline && told.lsn >= position.lsn)
         };
-        let [given, seen] = self.unreached(environment);
+        let reach = |position| if here(position) { Reach::Reached } else { environment.reach(position) };
+        let [given, seen] = self.unreached(reach);
         let lost = |found: &(Position, Reach)| found.1 == Reach::Lost;
-        let given = given.filter(|found| !here(found.0) && (lost(found) || environment.is_primary()));
-        seen.filter(|found| !here(found.0) && lost(found)).or(given)
+        seen.filter(lost).or(given.filter(|found| lost(found) || environment.is_primary()))
     }
 
     /// Asks for the settings when a unit may have changed them.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use pangea_pgwire::build;
 use pangea_pgwire::startup::CancelKey;
 
 /// Which server.
@@ -99,6 +100,12 @@ impl Link {
     /// Sends something of the session's own; its answer is due after those before it.
     pub(crate) fn send(&mut self, wire: &[u8], expect: Expect) {
         self.output.extend_from_slice(wire);
+        self.expect.push_back(expect);
+    }
+
+    /// [`Self::send`] of a Query.
+    pub(crate) fn query(&mut self, sql: &str, expect: Expect) {
+        build::query(&mut self.output, sql);
         self.expect.push_back(expect);
     }
 

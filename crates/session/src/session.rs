@@ -219,9 +219,7 @@ impl Session {
         let startup = if access == Access::Primary { &primary_startup } else { &local_startup };
         startup.write(&mut wire);
         home.send(&wire, Expect::Startup);
-        wire.clear();
-        build::query(&mut wire, own::START_SQL);
-        home.send(&wire, Expect::Start);
+        home.query(own::START_SQL, Expect::Start);
         let (local, primary) = match access.home() {
             Leg::Local => (home, Link::new()),
             Leg::Primary => (Link::new(), home),
@@ -421,11 +419,6 @@ impl Session {
         }
     }
 
-    /// Ends the session: the gateway stops, say.
-    pub fn end(&mut self, error: &ErrorFields) {
-        self.fail(error);
-    }
-
     /// The connection to the primary is gone, and nothing that mattered was on it.
     pub(crate) fn drop_primary(&mut self) {
         // A position that was asked for will not come.
@@ -563,9 +556,8 @@ impl Session {
             && self.link(leg).state == LinkState::Open
         {
             // The server has to refuse further statements as well: only an error there makes it so.
-            let mut fail = BytesMut::new();
-            build::query(&mut fail, "ABORTED BY PANGEA: a statement was refused before it ran");
-            self.link_mut(leg).send(&fail, Expect::Cleanup);
+            let fail = "ABORTED BY PANGEA: a statement was refused before it ran";
+            self.link_mut(leg).query(fail, Expect::Cleanup);
         }
         if unit.ended {
             build::ready_for_query(&mut self.client_out, status);
@@ -574,8 +566,8 @@ impl Session {
         }
     }
 
-    /// Ends the session with an error.
-    pub(crate) fn fail(&mut self, error: &ErrorFields) {
+    /// Ends the session with an error: the gateway stops, say.
+    pub fn fail(&mut self, error: &ErrorFields) {
         if self.phase == Phase::Over {
             return;
         }
