@@ -1,0 +1,51 @@
+//! Changes of the topology that operators and the primary ask for.
+
+use pangea_base::RegionId;
+
+use crate::topology::{Durability, Member, Policy, Topology, Transition};
+
+/// A change of the topology that is no change of primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TopologyChange {
+    /// A switchover begins.
+    Transition(Transition),
+    /// How safe commits are to be.
+    Durability(Durability),
+    /// That is so now.
+    InForce(Durability),
+    /// When other regions take over.
+    Policy(Policy),
+    /// A region is new, or is another now.
+    Member(RegionId, Member),
+    /// A region is gone.
+    Remove(RegionId),
+}
+
+impl TopologyChange {
+    /// The topology after it; `None` when nothing would change, or it is too late for it.
+    pub(crate) fn apply(self, topology: &Topology) -> Option<Topology> {
+        let mut next = topology.clone();
+        match self {
+            Self::Transition(transition) => {
+                let over = next.last_transition.as_ref().is_some_and(|(last, _)| last.id == transition.id);
+                let timely = next.transition.is_none() && next.primary == transition.from && !over;
+                next.transition = timely.then_some(transition).or(next.transition);
+            }
+            Self::Durability(durability) => {
+                // What is promised less is in force at once.
+                next.durability_in_force &= next.durability == durability;
+                next.durability_in_force |= durability == Durability::Async;
+                next.durability = durability;
+            }
+            Self::InForce(durability) => next.durability_in_force |= next.durability == durability,
+            Self::Policy(policy) => next.policy = policy,
+            Self::Member(region, member) => drop(next.members.insert(region, member)),
+            Self::Remove(region) => {
+                if region != next.primary {
+                    next.members.remove(&region);
+                }
+            }
+        }
+        (next != *topology).then_some(next)
+    }
+}

@@ -1,0 +1,104 @@
+//! The old primary's side of a switchover.
+
+use std::time::Duration;
+
+use pangea_base::{Epoch, Position, RegionId};
+use serde::{Deserialize, Serialize};
+
+/// Where a switchover is, at the old primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// A checkpoint is written while clients go on, so that the one at shutdown is small.
+    Preparing,
+    /// All gateways hold new transactions; those under way may end.
+    Holding,
+    /// The server shuts down, and so ships all of its log.
+    Stopping,
+    /// It has stopped here; the target may claim.
+    Offered(Position),
+    /// The transition is being taken out of the topology.
+    RollingBack(String),
+}
+
+/// A switchover under way.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    pub(crate) id: u64,
+    pub(crate) to: RegionId,
+    pub(crate) timeout: Duration,
+    pub(crate) stage: Stage,
+    /// When the stage began.
+    pub(crate) since: Duration,
+    /// The target may have been told that the server has stopped: until the transition is out of the topology it may
+    /// claim.
+    pub(crate) offered: bool,
+}
+
+impl Handover {
+    pub(crate) fn enter(&mut self, now: Duration, stage: Stage) {
+        self.offered |= matches!(stage, Stage::Offered(_));
+        (self.stage, self.since) = (stage, now);
+    }
+
+    /// Whether the server must not write.
+    pub(crate) fn stops(&self) -> bool {
+        match self.stage {
+            Stage::Preparing | Stage::Holding => false,
+            Stage::Stopping | Stage::Offered(_) => true,
+            Stage::RollingBack(_) => self.offered,
+        }
+    }
+
+    /// Whether clients are held.
+    pub(crate) fn holds(&self) -> bool {
+        self.stage == Stage::Holding || self.stops()
+    }
+}
+
+/// Something that happened in a change of primary, for people to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The transition that it belongs to; `None` for a failover.
+    pub transition: Option<u64>,
+    /// When, in microseconds of the region's process.
+    pub at_us: u64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: StepKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum StepKind {
+    /// The transition was found in the topology.
+    Began,
+    /// The checkpoint ahead of the hold is written.
+    Prepared,
+    /// No client of any region has anything under way.
+    Held,
+    /// The server has shut down; its last checkpoint begins here.
+    Stopped {
+        /// The position.
+        checkpoint: Position,
+    },
+    /// The target has replayed that checkpoint.
+    CaughtUp,
+    /// The region is primary of this epoch.
+    Claimed {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// The server takes writes.
+    Writable,
+    /// The old primary goes on.
+    RolledBack {
+        /// Why.
+        reason: String,
+    },
+    /// The region has stopped to accept writes.
+    Fenced {
+        /// Why.
+        reason: String,
+    },
+}

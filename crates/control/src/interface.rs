@@ -1,0 +1,89 @@
+//! What a controller is told and what it says.
+
+use std::time::Duration;
+
+use pangea_base::{Epoch, RegionId};
+
+use crate::lease::Lease;
+use crate::state::PeerState;
+use crate::topology::Topology;
+
+/// What the store holds: versions and documents.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Loaded {
+    /// The topology.
+    pub topology: Option<(u64, Topology)>,
+    /// The lease.
+    pub lease: Option<(u64, Lease)>,
+}
+
+/// A conditional write: both documents must have these versions (0: not exist), where one is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreWrite {
+    /// The version that the topology must have.
+    pub expect_topology: Option<u64>,
+    /// The version that the lease must have.
+    pub expect_lease: Option<u64>,
+    /// The topology to write.
+    pub topology: Option<Topology>,
+    /// The lease to write.
+    pub lease: Option<Lease>,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It was made; what was written is to be loaded next.
+    Done,
+    /// A condition did not hold; nothing was written.
+    Conflict,
+    /// It was certainly not made.
+    Failed,
+    /// It may have been made.
+    Unknown,
+}
+
+/// The role that a region's server is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Desired {
+    /// Not known yet: nothing is started, nothing stopped.
+    Undecided,
+    /// The writable server. A standby is promoted.
+    Primary,
+    /// A standby of the primary region. A server that is out of recovery is stopped *at once*: it must not write.
+    Standby,
+    /// Shut down in order, all of its log shipped.
+    Stopped,
+}
+
+/// What a region's gateway is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The primary of it.
+    pub primary: RegionId,
+    /// The region's own server is the primary and takes writes.
+    pub open: bool,
+    /// Clients' writes are held for this transition.
+    pub hold: Option<u64>,
+}
+
+/// What is to be so now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// A write to the store, to be begun now. Until it is reported no other is given out.
+    pub write: Option<StoreWrite>,
+    /// The server's role.
+    pub desired: Desired,
+    /// The server is to write a checkpoint now, for this transition.
+    pub prepare: Option<u64>,
+    /// What the gateway does; `None` while the topology is not known.
+    pub gate: Option<Gate>,
+    /// Whatever the lease allows must have ended by then; `None`: it allows nothing.
+    pub lease_until: Option<Duration>,
+    /// What the other regions are told.
+    pub state: Option<PeerState>,
+    /// When to ask again, at the latest, if nothing happens.
+    pub again: Duration,
+}
