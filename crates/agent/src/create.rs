@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use pangea_control::Desired;
 use tokio::process::Command;
 use tokio::sync::watch;
 
 use crate::error::{ServerError, last_lines};
-use crate::server::Phase;
-use crate::settings::{HBA_TEXT, SETTINGS_FILE, ServerRole, ServerSpec, conninfo};
+use crate::rejoin;
+use crate::server::{Orders, Phase};
+use crate::settings::{HBA_TEXT, SETTINGS_FILE, ServerSpec, conninfo};
 
 /// Pauses between attempts to clone while the primary cannot be reached. There is no last attempt: a region
 /// that comes up before its primary has nothing else to do, and its status says what it waits for.
@@ -26,7 +28,11 @@ const INCLUDE_LINE: &str =
 const STANDBY_FILE: &str = "standby.signal";
 
 /// Makes the data directory if there is none, checks it if there is one, and writes Pangea's settings.
-pub(crate) async fn prepare(spec: &ServerSpec, phase: &watch::Sender<Phase>) -> Result<(), ServerError> {
+pub(crate) async fn prepare(
+    spec: &ServerSpec,
+    orders: Orders,
+    phase: &watch::Sender<Phase>,
+) -> Result<(), ServerError> {
     spec.check_socket_path()?;
     let existing = inspect(&spec.pgdata)?;
     make_private_dir(&spec.socket_dir)?;
@@ -34,17 +40,36 @@ pub(crate) async fn prepare(spec: &ServerSpec, phase: &watch::Sender<Phase>) -> 
         make_private_dir(log_dir)?;
     }
     match existing {
-        Found::Ours { major, standby } => check(spec, &major, standby)?,
-        Found::Foreign => return Err(ServerError::Foreign { path: spec.pgdata.clone() }),
-        Found::Nothing => match &spec.role {
-            ServerRole::Primary { password_file } => {
-                phase.send_replace(Phase::Initdb);
-                initdb(spec, password_file.as_deref()).await?;
+        Found::Ours { major, standby } => {
+            check_major(spec, &spec.pgdata, &major)?;
+            if orders.role == Desired::Standby && !standby {
+                rejoin::make_standby(spec, orders, phase).await?;
             }
-            ServerRole::Standby { uplink_dir } => clone_until_done(spec, uplink_dir, phase).await?,
+        }
+        Found::Foreign => return Err(ServerError::Foreign { path: spec.pgdata.clone() }),
+        Found::Nothing => match orders.role {
+            Desired::Primary if orders.create => {
+                phase.send_replace(Phase::Initdb);
+                initdb(spec, spec.password_file.as_deref()).await?;
+            }
+            Desired::Primary => return Err(ServerError::NoData { path: spec.pgdata.clone() }),
+            Desired::Standby | Desired::Stopped | Desired::Undecided => {
+                clone_until_done(spec, &spec.uplink_dir, phase).await?;
+            }
         },
     }
     write_settings(&spec.pgdata, spec)
+}
+
+/// Whether the data directory is that of a standby.
+pub(crate) fn is_standby(pgdata: &Path) -> bool {
+    pgdata.join(STANDBY_FILE).exists()
+}
+
+/// Marks the data directory as that of a standby.
+pub(crate) fn mark_standby(pgdata: &Path) -> Result<(), ServerError> {
+    let signal = pgdata.join(STANDBY_FILE);
+    write_synced(&signal, "").map_err(ServerError::file("write", &signal))
 }
 
 /// What is under the name of the data directory.
@@ -72,19 +97,6 @@ fn inspect(pgdata: &Path) -> Result<Found, ServerError> {
         }
         Err(_) => Ok(Found::Foreign),
     }
-}
-
-fn check(spec: &ServerSpec, major: &str, standby: bool) -> Result<(), ServerError> {
-    check_major(spec, &spec.pgdata, major)?;
-    let configured_standby = matches!(spec.role, ServerRole::Standby { .. });
-    if configured_standby != standby {
-        return Err(ServerError::OtherRole {
-            configured: spec.role.describe(),
-            found: if standby { "a secondary" } else { "a primary" },
-            path: spec.pgdata.clone(),
-        });
-    }
-    Ok(())
 }
 
 fn check_major(spec: &ServerSpec, path: &Path, major: &str) -> Result<(), ServerError> {
@@ -182,8 +194,7 @@ async fn clone(
     let major = fs::read_to_string(&version_file).map_err(ServerError::file("read", &version_file))?;
     check_major(spec, &spec.pgdata, major.trim())?;
     write_settings(&unfinished.path, spec)?;
-    let signal = unfinished.path.join(STANDBY_FILE);
-    write_synced(&signal, "").map_err(ServerError::file("write", &signal))?;
+    mark_standby(&unfinished.path)?;
     unfinished.finish(&spec.pgdata)
 }
 

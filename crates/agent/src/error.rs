@@ -50,19 +50,6 @@ pub enum ServerError {
         /// Their version.
         version: PgVersion,
     },
-    /// The configuration says one role, the data say the other.
-    #[error(
-        "the configuration makes this region {configured}, but {path} holds the data of {found}: the primary is not \
-         moved by editing the configuration; set `primary` back, or remove that directory to clone it anew"
-    )]
-    OtherRole {
-        /// Role in the configuration.
-        configured: &'static str,
-        /// Role in the data.
-        found: &'static str,
-        /// The data directory.
-        path: PathBuf,
-    },
     /// The path of a socket does not fit.
     #[error(
         "the socket path {path} has {length} bytes, but the system allows {SOCKET_PATH_LEN_MAX}: use a shorter --data-dir"
@@ -100,6 +87,35 @@ pub enum ServerError {
         log: PathBuf,
         /// The end of the log.
         said: String,
+    },
+    /// A standby does not become primary.
+    #[error("the standby cannot be promoted")]
+    Promote {
+        /// What it says.
+        source: tokio_postgres::Error,
+    },
+    /// It does not come out of recovery.
+    #[error("the promoted standby is still in recovery after {waited:?}")]
+    PromoteTimeout {
+        /// How long it was waited for.
+        waited: std::time::Duration,
+    },
+    /// The history of its timeline tells no fork.
+    #[error("the history of timeline {} does not tell where it begins: {said:?}", timeline.0)]
+    NoFork {
+        /// The timeline.
+        timeline: pangea_base::Timeline,
+        /// Its history file.
+        said: String,
+    },
+    /// The region is primary, but there is no data.
+    #[error(
+        "{path} is empty, but the cluster has data: another region must take over (pangea failover), and this one \
+         is then cloned from it"
+    )]
+    NoData {
+        /// The data directory.
+        path: PathBuf,
     },
     /// A server that an earlier process left running does not stop.
     #[error(

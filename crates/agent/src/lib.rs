@@ -4,16 +4,20 @@
 //! * a data directory appears under its final name only when it is complete (made beside it, then renamed);
 //! * a directory that Pangea did not make, or that another major version made, is refused and not touched;
 //! * never two postmasters on one data directory: what an earlier process left running is stopped first;
-//! * a server that dies is started again, with a growing pause; one that is told to stop is gone afterwards.
+//! * a server that dies is started again, with a growing pause; one that is told to stop is gone afterwards;
+//! * a server that is ordered not to write does not write any more when that is told.
 //!
 //! Servers are started as plain children (`postgres -D`), not through `pg_ctl`: readiness is read from
 //! `postmaster.pid`, which costs milliseconds, and the exit status is ours to see.
 
 mod bin;
+mod control_data;
 mod create;
 mod error;
 mod functions;
 mod postmaster;
+mod promote;
+mod rejoin;
 mod server;
 mod settings;
 mod status;
@@ -22,8 +26,9 @@ pub use bin::{PgBin, PgBinError, PgVersion};
 pub use error::ServerError;
 pub use functions::keep_functions;
 pub use postmaster::{kill_leftover, stop_leftover};
-pub use server::{Phase, Server};
-pub use settings::{ServerRole, ServerSpec};
+pub use promote::checkpoint;
+pub use server::{Orders, Phase, Server, State};
+pub use settings::ServerSpec;
 pub use status::{ServerPosition, StatusPoller};
 
 /// The port number in the name of the socket `.s.PGSQL.5432`. No such TCP port is opened.

@@ -1,24 +1,34 @@
-//! One server for as long as its region runs: made, started, started again when it dies, stopped.
+//! One server for as long as its region runs: made, started in the role that is ordered, changed, started again when
+//! it dies, stopped.
 //!
 //! ```text
-//!  Preparing -> Initdb | BaseBackup <-> WaitingForPrimary -> Starting -> Running <-> Restarting
+//!  Preparing -> Initdb | BaseBackup <-> WaitingForPrimary | Rejoining -> Starting -> Running <-> Restarting
 //!      any of them -> Stopped (told to)        before Running -> the task ends with an error
 //! ```
 //! The first start must succeed: what is wrong then is a matter of configuration and is told. A server that
 //! has run once is started again for as long as it takes.
+//!
+//! Roles: a standby that is ordered to be primary is promoted; a primary that is ordered to be a standby is killed at
+//! once, because whoever orders it can no longer be sure that nobody else writes (LEASE-BEFORE-WRITE); a primary that
+//! is ordered to stop ships all of its log first (NO-LOSS-SWITCHOVER).
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use pangea_base::{Epoch, Position};
+use pangea_control::{Desired, Promotion};
+use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::control_data::control_data;
 use crate::error::{ServerError, chain};
+use crate::promote::{end_hung_standbys, promote};
 use crate::settings::ServerSpec;
 use crate::{create, postmaster};
 
 /// Pause before the first and before later restarts.
-const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// A server that ran this long has recovered: the next restart is quick again.
 const STABLE: Duration = Duration::from_secs(60);
@@ -26,14 +36,16 @@ const STABLE: Duration = Duration::from_secs(60);
 /// What a server is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// Looking at its directory.
+    /// Looking at its directory, or waiting for its role.
     Preparing,
     /// Its data is being created.
     Initdb,
-    /// The primary cannot be cloned yet, and why.
+    /// The primary cannot be cloned or followed yet, and why.
     WaitingForPrimary(String),
     /// It is being cloned from the primary.
     BaseBackup,
+    /// A former primary is made a standby: what only it has is put aside, and it is rewound.
+    Rejoining(String),
     /// Its process was started.
     Starting,
     /// It accepts connections.
@@ -46,41 +58,91 @@ pub enum Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Preparing => "preparing",
-            Self::Initdb => "initdb",
-            Self::WaitingForPrimary(_) => "waiting for the primary",
-            Self::BaseBackup => "base backup",
-            Self::Starting => "starting PostgreSQL",
-            Self::Running => "running",
-            Self::Restarting => "restarting PostgreSQL",
-            Self::Stopped => "stopped",
-        })
+        match self {
+            Self::Preparing => f.write_str("preparing"),
+            Self::Initdb => f.write_str("initdb"),
+            Self::WaitingForPrimary(_) => f.write_str("waiting for the primary"),
+            Self::BaseBackup => f.write_str("base backup"),
+            Self::Rejoining(step) => write!(f, "rejoining: {step}"),
+            Self::Starting => f.write_str("starting PostgreSQL"),
+            Self::Running => f.write_str("running"),
+            Self::Restarting => f.write_str("restarting PostgreSQL"),
+            Self::Stopped => f.write_str("stopped"),
+        }
     }
+}
+
+/// What is ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orders {
+    /// The role.
+    pub role: Desired,
+    /// There is no data of this cluster yet anywhere: a primary makes it.
+    pub create: bool,
+    /// Another region is primary, since this epoch: what a standby is not part of must go.
+    pub follows: Option<Epoch>,
+}
+
+impl Orders {
+    /// A standby of the primary, wherever that is: an in-region reader.
+    #[must_use]
+    pub fn standby() -> Self {
+        Self { role: Desired::Standby, create: false, follows: None }
+    }
+}
+
+/// What a server is, as its process and its data show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It does not run, or not yet.
+    Down,
+    /// It accepts connections, in recovery.
+    Standby,
+    /// It accepts connections, out of recovery; how it came out when that was while this process watched.
+    Primary(Option<Promotion>),
+    /// It was primary and has shut down in order; its last checkpoint begins here.
+    ShutDown(Position),
 }
 
 /// A server under care.
 #[derive(Debug)]
 pub struct Server {
     phase: watch::Receiver<Phase>,
+    state: watch::Receiver<State>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), ServerError>>,
 }
 
+/// Where the task tells what it does.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) phase: watch::Sender<Phase>,
+    state: watch::Sender<State>,
+}
+
 impl Server {
-    /// Makes its data directory if need be, starts it and keeps it running.
+    /// Makes its data directory if need be, starts it and keeps it running in the role that is ordered.
     #[must_use]
-    pub fn start(spec: ServerSpec) -> Self {
+    pub fn start(spec: ServerSpec, orders: watch::Receiver<Orders>) -> Self {
         let (phase_tx, phase) = watch::channel(Phase::Preparing);
+        let (state_tx, state) = watch::channel(State::Down);
         let (stop, stop_rx) = watch::channel(false);
-        let task = tokio::spawn(care(spec, phase_tx, stop_rx));
-        Self { phase, stop, task }
+        let told = Told { phase: phase_tx, state: state_tx };
+        let care = Care { spec, orders, told, stop: stop_rx };
+        let task = tokio::spawn(care.run());
+        Self { phase, state, stop, task }
     }
 
     /// What it is doing, as a channel.
     #[must_use]
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.phase.clone()
+    }
+
+    /// What it is, as a channel.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.state.clone()
     }
 
     /// Returns when it has failed to start (an error) or was stopped.
@@ -105,86 +167,204 @@ impl Server {
     }
 }
 
-async fn care(
-    spec: ServerSpec,
-    phase: watch::Sender<Phase>,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), ServerError> {
-    tokio::select! {
-        prepared = create::prepare(&spec, &phase) => prepared?,
-        () = told(&mut stop) => {
-            phase.send_replace(Phase::Stopped);
-            return Ok(());
-        }
-    }
-    let mut pause = RESTART_PAUSE_MIN;
-    let mut ran_once = false;
-    loop {
-        phase.send_replace(if ran_once { Phase::Restarting } else { Phase::Starting });
-        let began = Instant::now();
-        match run_once(&spec, &phase, &mut stop).await {
-            Ok(Ended::Told) => {
-                phase.send_replace(Phase::Stopped);
-                return Ok(());
-            }
-            Ok(Ended::Died(status)) => {
-                ran_once = true;
-                tracing::error!(server = spec.name, status, "postgres died, starting it again");
-            }
-            Err(error) if ran_once => {
-                tracing::error!(server = spec.name, error = chain(&error), "postgres does not start again");
-            }
-            Err(error) => return Err(error),
-        }
-        phase.send_replace(Phase::Restarting);
-        pause = if began.elapsed() >= STABLE { RESTART_PAUSE_MIN } else { pause };
-        let _ = tokio::time::timeout(pause, told(&mut stop)).await;
-        if *stop.borrow() {
-            phase.send_replace(Phase::Stopped);
-            return Ok(());
-        }
-        pause = (pause * 2).min(RESTART_PAUSE_MAX);
-    }
-}
-
+/// How a run of the server has ended.
 enum Ended {
+    /// The region stops.
     Told,
+    /// Another role is ordered.
+    Ordered,
     Died(String),
 }
 
-async fn run_once(
-    spec: &ServerSpec,
-    phase: &watch::Sender<Phase>,
-    stop: &mut watch::Receiver<bool>,
-) -> Result<Ended, ServerError> {
-    postmaster::stop_leftover(&spec.pgdata).await?;
-    let mut child = postmaster::spawn(spec)?;
-    // Told to stop while it starts: the process must not be left behind, so it is stopped here.
-    let ready = tokio::select! {
-        ready = postmaster::wait_ready(spec, &mut child) => Some(ready),
-        () = told(stop) => None,
-    };
-    match ready {
-        None => {}
-        Some(Err(error)) => {
+struct Care {
+    spec: ServerSpec,
+    orders: watch::Receiver<Orders>,
+    told: Told,
+    stop: watch::Receiver<bool>,
+}
+
+impl Care {
+    async fn run(mut self) -> Result<(), ServerError> {
+        let mut pause = RESTART_PAUSE_MIN;
+        let mut ran_once = false;
+        loop {
+            let began = Instant::now();
+            match self.run_once().await {
+                Ok(Ended::Told) => {
+                    self.told.phase.send_replace(Phase::Stopped);
+                    return Ok(());
+                }
+                Ok(Ended::Ordered) => {
+                    pause = RESTART_PAUSE_MIN;
+                    continue;
+                }
+                Ok(Ended::Died(status)) => {
+                    ran_once = true;
+                    tracing::error!(server = self.spec.name, status, "postgres died, starting it again");
+                }
+                Err(error) if ran_once || self.has_run() => {
+                    let error = chain(&error);
+                    tracing::error!(server = self.spec.name, error, "postgres does not start again");
+                }
+                Err(error) => return Err(error),
+            }
+            self.told.state.send_replace(State::Down);
+            self.told.phase.send_replace(Phase::Restarting);
+            pause = if began.elapsed() >= STABLE { RESTART_PAUSE_MIN } else { pause };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = told(&mut self.stop) => {}
+            }
+            pause = (pause * 2).min(RESTART_PAUSE_MAX);
+        }
+    }
+
+    /// Whether it has accepted connections since the region's process began.
+    fn has_run(&self) -> bool {
+        // A phase beyond the first start is only told then.
+        matches!(*self.told.phase.borrow(), Phase::Restarting | Phase::Running)
+    }
+
+    async fn run_once(&mut self) -> Result<Ended, ServerError> {
+        let Some(orders) = self.role_to_start().await? else { return Ok(Ended::Told) };
+        if orders.role == Desired::Stopped {
+            return Ok(self.stay_stopped().await);
+        }
+        postmaster::stop_leftover(&self.spec.pgdata).await?;
+        let prepared = tokio::select! {
+            prepared = create::prepare(&self.spec, orders, &self.told.phase) => prepared,
+            () = told(&mut self.stop) => return Ok(Ended::Told),
+            () = other_orders(&mut self.orders, orders) => return Ok(Ended::Ordered),
+        };
+        prepared?;
+        let starting = if self.has_run() { Phase::Restarting } else { Phase::Starting };
+        self.told.phase.send_replace(starting);
+        let mut child = postmaster::spawn(&self.spec)?;
+        // Told to stop while it starts: the process must not be left behind, so it is stopped here.
+        let ready = tokio::select! {
+            ready = postmaster::wait_ready(&self.spec, &mut child) => ready,
+            () = told(&mut self.stop) => {
+                postmaster::stop(&mut child).await;
+                return Ok(Ended::Told);
+            }
+            () = other_orders(&mut self.orders, orders) => {
+                self.kill(&mut child).await;
+                return Ok(Ended::Ordered);
+            }
+        };
+        if let Err(error) = ready {
             postmaster::stop(&mut child).await;
             return Err(error);
         }
-        Some(Ok(())) => {
-            phase.send_replace(Phase::Running);
+        let ended = self.while_ready(&mut child).await;
+        if !matches!(*self.told.state.borrow(), State::ShutDown(_)) {
+            self.told.state.send_replace(State::Down);
+        }
+        ended
+    }
+
+    /// Waits for a role. Data of a standby may serve before anybody says so: it never writes by itself.
+    async fn role_to_start(&mut self) -> Result<Option<Orders>, ServerError> {
+        loop {
+            let orders = *self.orders.borrow_and_update();
+            if orders.role != Desired::Undecided {
+                return Ok(Some(orders));
+            }
+            if create::is_standby(&self.spec.pgdata) {
+                return Ok(Some(Orders { role: Desired::Standby, ..orders }));
+            }
+            tokio::select! {
+                () = told(&mut self.stop) => return Ok(None),
+                changed = self.orders.changed() => if changed.is_err() { return Ok(None) },
+            }
+        }
+    }
+
+    /// Nothing runs; waits for another role.
+    async fn stay_stopped(&mut self) -> Ended {
+        self.told.phase.send_replace(Phase::Restarting);
+        tokio::select! {
+            () = told(&mut self.stop) => Ended::Told,
+            _ = self.orders.changed() => Ended::Ordered,
+        }
+    }
+
+    /// From when it accepts connections to its end.
+    async fn while_ready(&mut self, child: &mut Child) -> Result<Ended, ServerError> {
+        let mut state =
+            if create::is_standby(&self.spec.pgdata) { State::Standby } else { State::Primary(None) };
+        self.told.phase.send_replace(Phase::Running);
+        loop {
+            let orders = *self.orders.borrow_and_update();
+            let primary = matches!(state, State::Primary(_));
+            match orders.role {
+                Desired::Primary if !primary => {
+                    // When it does not come out of recovery it is asked again with the next start.
+                    let promotion = promote(&self.spec.socket_dir).await?;
+                    state = State::Primary(Some(promotion));
+                }
+                Desired::Standby if primary => {
+                    tracing::warn!(server = self.spec.name, "it must not write any more: killing it");
+                    self.kill(child).await;
+                    return Ok(Ended::Ordered);
+                }
+                Desired::Stopped => {
+                    self.shut_down(child).await;
+                    return Ok(Ended::Ordered);
+                }
+                Desired::Primary | Desired::Standby | Desired::Undecided => {}
+            }
+            self.told.state.send_replace(state);
             tokio::select! {
                 status = child.wait() => {
                     return Ok(Ended::Died(status.map_or_else(|e| e.to_string(), |s| s.to_string())));
                 }
-                () = told(stop) => {}
+                () = told(&mut self.stop) => {
+                    postmaster::stop(child).await;
+                    return Ok(Ended::Told);
+                }
+                changed = self.orders.changed() => if changed.is_err() {
+                    postmaster::stop(child).await;
+                    return Ok(Ended::Told);
+                },
             }
         }
     }
-    postmaster::stop(&mut child).await;
-    Ok(Ended::Told)
+
+    /// Ends it as a power cut would: faster than any shutdown, and no commit comes through any more.
+    async fn kill(&self, child: &mut Child) {
+        postmaster::kill_leftover(&self.spec.pgdata).await;
+        let _ = child.wait().await;
+    }
+
+    /// Shuts it down in order, and tells where its log ends if it did.
+    async fn shut_down(&self, child: &mut Child) {
+        let spec = &self.spec;
+        if let Err(error) = end_hung_standbys(&spec.socket_dir).await {
+            tracing::debug!(%error, server = spec.name, "standbys that hang may delay the shutdown");
+        }
+        postmaster::stop(child).await;
+        match control_data(&spec.bin, &spec.pgdata).await {
+            Ok(data) if data.is_shut_down() => {
+                self.told.state.send_replace(State::ShutDown(data.checkpoint));
+            }
+            Ok(data) => {
+                tracing::warn!(server = spec.name, state = data.state, "it did not shut down in order")
+            }
+            Err(error) => tracing::warn!(server = spec.name, %error, "where its log ends is not known"),
+        }
+    }
 }
 
 /// Returns when the stop flag is set, or its owner is gone.
 async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|told| *told).await;
+}
+
+/// Returns when what is ordered is not to be reached by what was begun for `orders`.
+async fn other_orders(orders: &mut watch::Receiver<Orders>, begun: Orders) {
+    let other = |now: &Orders| now.role != Desired::Undecided && *now != begun;
+    if orders.wait_for(other).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }

@@ -28,37 +28,14 @@ pub struct ServerSpec {
     pub socket_dir: PathBuf,
     /// Its log.
     pub log_file: PathBuf,
-    /// What it is.
-    pub role: ServerRole,
+    /// File with the password of the role `postgres`, read once, when the data of the cluster is created.
+    pub password_file: Option<PathBuf>,
+    /// Directory of the socket that leads to the primary's server.
+    pub uplink_dir: PathBuf,
     /// Custom settings (`pangea.…`) and their defaults.
     pub custom_settings: Vec<(String, String)>,
     /// Lines of the user, which come last.
     pub user_settings: Vec<String>,
-}
-
-/// What a server is.
-#[derive(Debug, Clone)]
-pub enum ServerRole {
-    /// The writable server.
-    Primary {
-        /// File with the password of the role `postgres`, read once, when the data is created.
-        password_file: Option<PathBuf>,
-    },
-    /// Streams from the primary.
-    Standby {
-        /// Directory of the socket that leads to the primary's server.
-        uplink_dir: PathBuf,
-    },
-}
-
-impl ServerRole {
-    /// For messages.
-    pub(crate) fn describe(&self) -> &'static str {
-        match self {
-            Self::Primary { .. } => "the primary",
-            Self::Standby { .. } => "a secondary",
-        }
-    }
 }
 
 impl ServerSpec {
@@ -115,10 +92,9 @@ impl ServerSpec {
         for (name, value) in &self.custom_settings {
             line(name, &quoted(value));
         }
-        if let ServerRole::Standby { uplink_dir } = &self.role {
-            line("primary_conninfo", &quoted(&conninfo(uplink_dir, &self.name)));
-            line("recovery_target_timeline", "'latest'");
-        }
+        // A primary takes no note of these.
+        line("primary_conninfo", &quoted(&conninfo(&self.uplink_dir, &self.name)));
+        line("recovery_target_timeline", "'latest'");
         if !self.user_settings.is_empty() {
             text.push_str("\n# postgres_settings of the region's configuration\n");
         }
@@ -190,23 +166,23 @@ fn list_element(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn spec(role: ServerRole) -> ServerSpec {
+    fn spec(uplink_dir: &str) -> ServerSpec {
         ServerSpec {
             name: "eu-west-1".into(),
             bin: PgBin::fake(),
             pgdata: "/d/eu/pgdata".into(),
             socket_dir: "/d/eu's/run".into(),
             log_file: "/d/eu/log/postgres.log".into(),
-            role,
+            password_file: None,
+            uplink_dir: uplink_dir.into(),
             custom_settings: vec![("pangea.token".into(), "a'b".into())],
             user_settings: vec!["work_mem = '8MB'".into(), "max_connections = 300".into()],
         }
     }
 
     #[test]
-    fn primary_has_no_conninfo_and_user_settings_come_last() {
-        let text = spec(ServerRole::Primary { password_file: None }).settings_text();
-        assert!(!text.contains("primary_conninfo"));
+    fn user_settings_come_last() {
+        let text = spec("/u").settings_text();
         assert!(text.contains("listen_addresses = ''\n"));
         assert!(text.contains("unix_socket_directories = '\"/d/eu''s/run\"'\n"), "{text}");
         assert!(text.contains("pangea.token = 'a''b'\n"), "{text}");
@@ -215,7 +191,7 @@ mod tests {
 
     #[test]
     fn standby_streams_through_its_uplink() {
-        let text = spec(ServerRole::Standby { uplink_dir: "/d/o'x/run/uplink".into() }).settings_text();
+        let text = spec("/d/o'x/run/uplink").settings_text();
         let expected = "primary_conninfo = 'host=''/d/o\\\\''x/run/uplink'' port=5432 user=postgres \
                         sslmode=disable application_name=''eu-west-1'''\n";
         assert!(text.contains(expected), "{text}");
@@ -223,14 +199,14 @@ mod tests {
 
     #[test]
     fn no_port_even_against_alter_system() {
-        let arguments = spec(ServerRole::Primary { password_file: None }).arguments();
+        let arguments = spec("/u").arguments();
         assert!(arguments.contains(&"listen_addresses=".to_owned()));
         assert!(arguments.contains(&"unix_socket_directories=\"/d/eu's/run\"".to_owned()));
     }
 
     #[test]
     fn a_reload_cannot_make_commits_asynchronous() {
-        let mut spec = spec(ServerRole::Primary { password_file: None });
+        let mut spec = spec("/u");
         assert!(spec.arguments().contains(&"synchronous_commit=on".to_owned()));
         spec.user_settings.push("synchronous_commit = off".into());
         assert!(!spec.arguments().contains(&"synchronous_commit=on".to_owned()), "the user's word counts");
@@ -238,7 +214,7 @@ mod tests {
 
     #[test]
     fn long_socket_paths_are_refused() {
-        let mut long = spec(ServerRole::Primary { password_file: None });
+        let mut long = spec("/u");
         long.socket_dir = PathBuf::from(format!("/{}", "x".repeat(92)));
         assert!(long.check_socket_path().is_ok());
         long.socket_dir = PathBuf::from(format!("/{}", "x".repeat(93)));

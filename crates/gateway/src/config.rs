@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pangea_base::{Epoch, RegionId};
+use pangea_base::RegionId;
 
 use crate::endpoint::Endpoint;
 
@@ -15,10 +15,8 @@ pub struct GatewayConfig {
     pub cluster_name: String,
     /// The region that it serves.
     pub region: RegionId,
-    /// The region whose server is writable.
+    /// The region whose server is writable in the beginning, until the control plane says which it is.
     pub primary: RegionId,
-    /// The epoch of that primary.
-    pub epoch: Epoch,
     /// Cluster endpoint.
     pub cluster: SocketAddr,
     /// Reader endpoint.

@@ -275,6 +275,10 @@ pub(crate) async fn relay(
     generation: Generation,
     kind: Kind,
 ) {
+    let epoch = match &route {
+        Route::Link(_, epoch) => *epoch,
+        Route::Local(_) => shared.gate.now().epoch,
+    };
     let server = match route.open().await {
         Ok(server) => server,
         Err(error) => return crate::say_goodbye(client, &unreachable(&route, &error)).await,
@@ -282,8 +286,8 @@ pub(crate) async fn relay(
     let mut to_server = BytesMut::new();
     route.startup(&startup, kind).write(&mut to_server);
     to_server.extend_from_slice(&input);
-    let ends = Ends { client, server, route, generation };
-    Relay::run(ends, to_server, shared.cancels.clone(), shared.stopping.clone()).await;
+    let ends = Ends { client, server, route, generation, epoch };
+    Relay::run(ends, to_server, &shared).await;
 }
 
 /// The error of a session whose server cannot be reached.
@@ -293,7 +297,7 @@ pub(crate) fn unreachable(route: &Route, error: &std::io::Error) -> ErrorFields 
             SqlState::CANNOT_CONNECT_NOW,
             "The server may be starting: try again in a moment, or connect to another region.",
         ),
-        Route::Link(_) => (
+        Route::Link(..) => (
             SqlState::SQLCLIENT_UNABLE_TO_CONNECT,
             "Nothing was executed. Reads in this region still work; try the write again.",
         ),

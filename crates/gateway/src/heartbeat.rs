@@ -1,12 +1,14 @@
 //! Heartbeats between gateways: is the peer there, what is its epoch, how far is its server.
 //!
-//! A heartbeat is a simple query on a link connection of its own, answered by the peer's gateway itself.
+//! A heartbeat is a simple query on a link connection of its own, answered by the peer's gateway itself. Question and
+//! answer carry what the two regions' control planes tell one another; whoever has news does not wait for its turn.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
-use pangea_base::{Epoch, Lsn, Position};
+use pangea_base::{Epoch, Lsn, Position, RegionId};
+use pangea_control::PeerState;
 use pangea_pgwire::build;
 use pangea_pgwire::frame::{HEADER_LEN, backend_header};
 use pangea_pgwire::startup::{Startup, Version};
@@ -14,9 +16,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::freshness::Freshness;
 use crate::links::{Kind, Link};
-use crate::position::PositionWatch;
+use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// Pause between two heartbeats.
@@ -25,11 +26,26 @@ pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
 /// A peer that does not answer for so long is lost. Several times the longest round trip on Earth.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest answer that is taken.
-const ANSWER_LEN_MAX: usize = 1024;
+/// Longest question and answer that is taken.
+const ANSWER_LEN_MAX: usize = 16 << 10;
 
-/// The query that is a heartbeat.
-const QUERY: &str = "heartbeat";
+/// The control plane as the gateway sees it: it carries what regions tell one another.
+pub trait Control: Send + Sync + std::fmt::Debug {
+    /// What the other regions are told, once it is known.
+    fn state(&self) -> Option<PeerState>;
+
+    /// A region tells its state and asks for this one's.
+    fn asked(&self, state: PeerState) -> Option<PeerState>;
+
+    /// A region has answered what it was asked at `asked`.
+    fn heard(&self, asked: Instant, state: PeerState);
+
+    /// A region does not answer.
+    fn lost(&self, region: &RegionId);
+
+    /// Changes when the others are to be told at once.
+    fn news(&self) -> watch::Receiver<u64>;
+}
 
 /// What a peer said last.
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,7 +58,7 @@ pub(crate) struct Pulse {
 }
 
 /// What a heartbeat is answered with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Answer {
     epoch: Option<Epoch>,
     position: Option<Position>,
@@ -50,22 +66,21 @@ struct Answer {
     received: Option<Lsn>,
     /// How long before the answer the server was at that position.
     age: Duration,
+    /// What the region says of itself.
+    state: Option<PeerState>,
 }
 
-/// Asks a peer, for ever. Of the primary, `freshness` is told.
-pub(crate) async fn watch_peer(
-    link: Arc<Link>,
-    pulse: watch::Sender<Pulse>,
-    freshness: Option<Arc<Freshness>>,
-) {
+/// Asks a peer, for ever.
+pub(crate) async fn watch_peer(link: Arc<Link>, pulse: watch::Sender<Pulse>, shared: Arc<Shared>) {
     loop {
-        let error = match beat(&link, &pulse, freshness.as_deref()).await {
+        let error = match beat(&link, &pulse, &shared).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
         // On a line of its own: a borrow that lives while the value is replaced is a deadlock.
         let last = *pulse.borrow();
         pulse.send_replace(Pulse { reachable: false, position: None, received: None, ..last });
+        shared.control.lost(&link.region);
         if last.reachable {
             tracing::warn!(peer = %link.region, %error, "peer region does not answer");
         }
@@ -81,32 +96,38 @@ pub(crate) async fn watch_peer(
 async fn beat(
     link: &Link,
     pulse: &watch::Sender<Pulse>,
-    freshness: Option<&Freshness>,
+    shared: &Shared,
 ) -> std::io::Result<std::convert::Infallible> {
+    let mut news = shared.control.news();
     let mut stream = link.connect().await?;
     let mut out = BytesMut::new();
     let parameters = vec![("user".to_owned(), "pangea".to_owned())];
     let mut startup = Startup { version: Version { major: 3, minor: 0 }, parameters };
-    link.label(&mut startup, Kind::Heartbeat);
+    link.label(&mut startup, Kind::Heartbeat, Epoch(0));
     startup.write(&mut out);
     let mut input = BytesMut::new();
     loop {
-        build::query(&mut out, QUERY);
+        news.borrow_and_update();
+        let own = shared.control.state().and_then(|state| serde_json::to_string(&state).ok());
+        build::query(&mut out, &own.unwrap_or_default());
         let asked = Instant::now();
         let exchange = async {
             stream.write_all_buf(&mut out).await?;
             answer(&mut stream, &mut input).await
         };
-        let Answer { epoch, position, received, age } = timeout(ANSWER_TIMEOUT, exchange).await??;
+        let Answer { epoch, position, received, age, state } = timeout(ANSWER_TIMEOUT, exchange).await??;
         let round_trip = Some(asked.elapsed());
-        if let (Some(freshness), Some(position)) = (freshness, position) {
-            freshness.heard(asked, age, position);
+        if let Some(position) = position.filter(|_| shared.gate.now().primary == link.region) {
+            shared.freshness.heard(asked, age, position);
+        }
+        if let Some(state) = state.filter(|state| state.region == link.region) {
+            shared.control.heard(asked, state);
         }
         let before = pulse.send_replace(Pulse { reachable: true, epoch, position, received, round_trip });
         if !before.reachable {
             tracing::info!(peer = %link.region, "peer region answers");
         }
-        sleep(INTERVAL).await;
+        let _ = timeout(INTERVAL, news.changed()).await;
     }
 }
 
@@ -150,16 +171,12 @@ fn read_row(mut body: &[u8]) -> Option<Answer> {
     let position = column()?.and_then(|text| text.parse().ok());
     let received = column()?.and_then(|text| text.parse().ok());
     let age = column()?.and_then(|text| text.parse().ok()).map(Duration::from_micros)?;
-    Some(Answer { epoch, position, received, age })
+    let state = column()?.and_then(|text| serde_json::from_str(text).ok());
+    Some(Answer { epoch, position, received, age, state })
 }
 
 /// Answers the heartbeats of a peer until it goes.
-pub(crate) async fn serve(
-    mut stream: Stream,
-    mut input: BytesMut,
-    epoch: Epoch,
-    position: &PositionWatch,
-) -> std::io::Result<()> {
+pub(crate) async fn serve(mut stream: Stream, mut input: BytesMut, shared: &Shared) -> std::io::Result<()> {
     let mut out = BytesMut::new();
     build::authentication_ok(&mut out);
     loop {
@@ -168,13 +185,20 @@ pub(crate) async fn serve(
             .flatten()
             .filter(|header| input.len() >= header.frame_len())
         {
-            input.advance(header.frame_len());
+            let frame = input.split_to(header.frame_len());
             if header.tag == b'Q' {
-                let known = position.known();
+                let asked = frame.get(HEADER_LEN..frame.len().saturating_sub(1)).unwrap_or_default();
+                let state = match serde_json::from_slice(asked) {
+                    Ok(state) => shared.control.asked(state),
+                    // Who does not know the topology yet says nothing.
+                    Err(_) => shared.control.state(),
+                };
+                let epoch = shared.gate.now().epoch;
+                let known = shared.position.known();
                 let age = known.as_ref().map_or(Duration::ZERO, |known| known.asked.elapsed());
                 let received = known.as_ref().and_then(|known| known.received);
                 let position = known.map(|known| known.position());
-                write_answer(&mut out, Answer { epoch: Some(epoch), position, received, age });
+                write_answer(&mut out, Answer { epoch: Some(epoch), position, received, age, state });
             }
         }
         if input.len() > ANSWER_LEN_MAX {
@@ -194,6 +218,7 @@ fn write_answer(out: &mut BytesMut, answer: Answer) {
         answer.position.map(|position| position.to_string()),
         answer.received.map(|lsn| lsn.to_string()),
         Some(answer.age.as_micros().to_string()),
+        answer.state.and_then(|state| serde_json::to_string(&state).ok()),
     ];
     build::frame(out, b'D', |out| {
         out.put_u16(columns.len() as u16);
@@ -219,8 +244,8 @@ mod tests {
         for position in [None, "2:1/FF".parse().ok()] {
             let mut out = BytesMut::new();
             let age = Duration::from_micros(1234);
-            let answer = Answer { epoch: Some(Epoch(7)), position, received: Some(Lsn(9)), age };
-            write_answer(&mut out, answer);
+            let answer = Answer { epoch: Some(Epoch(7)), position, received: Some(Lsn(9)), age, state: None };
+            write_answer(&mut out, answer.clone());
             let header = backend_header(&out).unwrap().unwrap();
             let row = read_row(&out[HEADER_LEN..header.frame_len()]);
             assert_eq!(row, Some(answer));

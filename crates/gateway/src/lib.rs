@@ -12,6 +12,7 @@ mod catalogs;
 mod config;
 mod endpoint;
 mod freshness;
+mod gate;
 mod heartbeat;
 mod link_server;
 mod links;
@@ -26,6 +27,7 @@ mod tls;
 mod uplink;
 
 pub use config::{Auth, EndpointLevels, GatewayConfig, Peer, TlsFiles};
+pub use heartbeat::Control;
 pub use status::{GatewayStatus, PeerStatus};
 
 use std::collections::BTreeMap;
@@ -37,10 +39,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pangea_base::RegionId;
+use pangea_control::Gate;
 use pangea_pgwire::{ErrorFields, SqlState};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -100,7 +103,7 @@ impl Gateway {
     ///
     /// # Errors
     /// When a port is taken or a certificate is unusable.
-    pub async fn start(config: GatewayConfig) -> Result<Self, StartError> {
+    pub async fn start(config: GatewayConfig, control: Arc<dyn Control>) -> Result<Self, StartError> {
         let tls = Tls::load(&config.tls).map_err(StartError::Tls)?;
         let listeners = [
             (listen(config.cluster, "cluster endpoint").await?, Some(Endpoint::Cluster)),
@@ -118,6 +121,8 @@ impl Gateway {
         let readers: Vec<_> = config.reader_dirs.iter().cloned().map(position::PositionWatch::new).collect();
         let servers = readers.iter().chain([&position]).cloned().collect();
         let shared = Arc::new(Shared {
+            gate: gate::GateWatch::new(config.region.clone(), config.primary.clone()),
+            control,
             tls,
             links,
             admin: admin::AdminConnection::new(dir.clone(), "postgres"),
@@ -145,14 +150,28 @@ impl Gateway {
         for link in shared.links.values() {
             let (sender, receiver) = watch::channel(Pulse::default());
             pulses.insert(link.region.clone(), receiver);
-            let is_primary = link.region == shared.config.primary;
-            let freshness = is_primary.then(|| shared.freshness.clone());
-            services.spawn(heartbeat::watch_peer(link.clone(), sender, freshness));
-            if is_primary {
-                services.spawn(link.clone().keep_warm());
-            }
+            services.spawn(heartbeat::watch_peer(link.clone(), sender, shared.clone()));
+            services.spawn(link.clone().keep_warm(shared.gate.changes()));
         }
         Ok(Self { shared, pulses, stop, services })
+    }
+
+    /// Says who is primary, and whether clients' writes are held.
+    pub fn set_gate(&self, gate: Gate) {
+        self.shared.gate.set(gate);
+    }
+
+    /// The transition that clients' writes are held for, once none is under way; and the number of sessions that keep
+    /// it from that.
+    #[must_use]
+    pub fn held(&self) -> (Option<u64>, u32) {
+        self.shared.gate.held()
+    }
+
+    /// Told when [`Self::held`] may have changed.
+    #[must_use]
+    pub fn emptied(&self) -> Arc<Notify> {
+        self.shared.gate.emptied()
     }
 
     /// What it knows now.
@@ -202,7 +221,7 @@ fn links(config: &GatewayConfig, tls: &Tls) -> Result<Links, StartError> {
     let link = |peer: &Peer| {
         let name = tls::gateway_name(&config.cluster_name, &peer.region).map_err(StartError::Tls)?;
         let (connector, origin) = (tls.link_connector.clone(), config.region.clone());
-        let link = Link::new(peer.region.clone(), peer.link, name, connector, origin, config.epoch);
+        let link = Link::new(peer.region.clone(), peer.link, name, connector, origin);
         Ok((peer.region.clone(), link))
     };
     config.peers.iter().map(link).collect()

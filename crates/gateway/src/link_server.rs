@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pangea_base::Epoch;
+use pangea_base::{Epoch, RegionId};
+use pangea_control::Gate;
 use pangea_pgwire::startup::{FirstPacket, Startup, parse_first_packet};
 use pangea_pgwire::{ErrorFields, SqlState};
 use tokio::io::AsyncReadExt as _;
@@ -62,7 +63,7 @@ async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: St
     };
     if kind == Kind::Heartbeat {
         let served = tokio::select! {
-            served = crate::heartbeat::serve(stream, input, shared.config.epoch, &shared.position) => served,
+            served = crate::heartbeat::serve(stream, input, &shared) => served,
             () = shared.stopped() => return,
         };
         if let Err(error) = served {
@@ -71,8 +72,9 @@ async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: St
         return;
     }
     // ONE-WRITER: what was meant for another epoch's primary is not for this server.
-    if !shared.is_primary() || epoch != shared.config.epoch {
-        return crate::say_goodbye(stream, &wrong_primary(&shared, epoch)).await;
+    let gate = shared.gate.now();
+    if gate.primary != shared.config.region || epoch != gate.epoch || !gate.open {
+        return crate::say_goodbye(stream, &wrong_primary(&shared.config.region, &gate, epoch)).await;
     }
     // A region that has vanished does not say so on its connections: its sessions must not keep their locks.
     let origin = startup.get(parameter::ORIGIN).and_then(|name| shared.links.get(&name.parse().ok()?));
@@ -83,10 +85,14 @@ async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: St
     shared.forwarded.fetch_sub(1, Ordering::Relaxed);
 }
 
-fn wrong_primary(shared: &Shared, asked: Epoch) -> ErrorFields {
-    let (region, epoch) = (&shared.config.region, shared.config.epoch);
+fn wrong_primary(region: &RegionId, gate: &Gate, asked: Epoch) -> ErrorFields {
+    let Gate { epoch, primary, .. } = gate;
+    if primary == region && *epoch == asked {
+        let text = format!("region {region}, the primary, does not take writes yet");
+        return ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, text).with_hint("Try again in a moment.");
+    }
     let text = format!("region {region} is not the primary of epoch {asked}");
     ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, text)
-        .with_detail(format!("It is in epoch {epoch}, whose primary is {}.", shared.config.primary))
+        .with_detail(format!("It is in epoch {epoch}, whose primary is {primary}."))
         .with_hint("Try again: the asking gateway will have learnt of the change.")
 }

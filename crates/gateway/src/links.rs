@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pangea_base::{Epoch, RegionId};
+use pangea_control::Gate;
 use pangea_pgwire::startup::{CancelKey, Startup};
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt as _;
@@ -79,7 +80,6 @@ pub(crate) struct Link {
     name: ServerName<'static>,
     connector: TlsConnector,
     origin: RegionId,
-    epoch: Epoch,
     warm: Mutex<VecDeque<(Instant, Stream)>>,
     wanted: Notify,
     /// Grows each time the peer is lost.
@@ -99,11 +99,10 @@ impl Link {
         name: ServerName<'static>,
         connector: TlsConnector,
         origin: RegionId,
-        epoch: Epoch,
     ) -> Arc<Self> {
         let (lost, _) = watch::channel(0);
         let (warm, wanted) = (Mutex::default(), Notify::new());
-        Arc::new(Self { region, address, name, connector, origin, epoch, warm, wanted, lost })
+        Arc::new(Self { region, address, name, connector, origin, warm, wanted, lost })
     }
 
     /// A connection on which nothing has been sent yet: a warm one when there is one.
@@ -134,21 +133,31 @@ impl Link {
     }
 
     /// Adds what the accepting gateway has to know.
-    pub(crate) fn label(&self, startup: &mut Startup, kind: Kind) {
+    pub(crate) fn label(&self, startup: &mut Startup, kind: Kind, epoch: Epoch) {
         let mut add = |name: &str, value: String| startup.parameters.push((name.to_owned(), value));
         add(parameter::KIND, kind.as_str().to_owned());
-        add(parameter::EPOCH, self.epoch.to_string());
+        add(parameter::EPOCH, epoch.to_string());
         add(parameter::ORIGIN, self.origin.to_string());
     }
 
-    /// Keeps warm connections, for ever.
-    pub(crate) async fn keep_warm(self: Arc<Self>) {
+    /// Keeps warm connections while the peer is primary, for ever.
+    pub(crate) async fn keep_warm(self: Arc<Self>, mut gate: watch::Receiver<Gate>) {
         loop {
+            if gate.borrow_and_update().primary != self.region {
+                self.warm().clear();
+                if gate.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
             self.warm().retain(|(since, _)| since.elapsed() < WARM_AGE_MAX);
             let missing = WARM.saturating_sub(self.warm().len());
             if missing == 0 {
                 // Woken by a taken connection; the timeout replaces old ones.
-                let _ = timeout(WARM_AGE_MAX / 4, self.wanted.notified()).await;
+                tokio::select! {
+                    _ = timeout(WARM_AGE_MAX / 4, self.wanted.notified()) => {}
+                    _ = gate.changed() => {}
+                }
                 continue;
             }
             match self.connect().await {
@@ -187,15 +196,15 @@ fn is_quiet(stream: &mut Stream) -> bool {
 pub(crate) enum Route {
     /// In this region, by its socket's directory.
     Local(PathBuf),
-    /// Through another region's gateway.
-    Link(Arc<Link>),
+    /// Through the gateway of another region, which is primary in this epoch.
+    Link(Arc<Link>, Epoch),
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local(_) => f.write_str("the database server of this region"),
-            Self::Link(link) => write!(f, "the primary region {}", link.region),
+            Self::Link(link, _) => write!(f, "the primary region {}", link.region),
         }
     }
 }
@@ -205,17 +214,24 @@ impl Route {
     pub(crate) async fn open(&self) -> io::Result<Stream> {
         match self {
             Self::Local(dir) => crate::server::connect(dir).await,
-            Self::Link(link) => link.open().await,
+            Self::Link(link, _) => link.open().await,
         }
     }
 
     /// What to send as start-up message on it.
     pub(crate) fn startup(&self, client: &Startup, kind: Kind) -> Startup {
         let mut startup = crate::endpoint::server_startup(client);
-        if let Self::Link(link) = self {
-            link.label(&mut startup, kind);
-        }
+        self.label(&mut startup, kind);
         startup
+    }
+
+    /// Addresses a start-up message to this server, whomever it was for.
+    pub(crate) fn label(&self, startup: &mut Startup, kind: Kind) {
+        use parameter::{EPOCH, KIND, ORIGIN};
+        startup.parameters.retain(|(name, _)| ![EPOCH, KIND, ORIGIN].contains(&name.as_str()));
+        if let Self::Link(link, epoch) = self {
+            link.label(startup, kind, *epoch);
+        }
     }
 
     /// Passes a cancel request on; returns when it has been taken or cannot be.
@@ -232,7 +248,7 @@ impl Route {
     pub(crate) fn generation(&self) -> Generation {
         match self {
             Self::Local(_) => Generation::never(),
-            Self::Link(link) => link.generation(),
+            Self::Link(link, _) => link.generation(),
         }
     }
 }

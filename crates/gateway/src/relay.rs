@@ -9,14 +9,15 @@ use std::ops::ControlFlow;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
+use pangea_base::Epoch;
 use pangea_pgwire::startup::CancelKey;
 use pangea_pgwire::{ErrorFields, SqlState};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::watch;
 
 use crate::buffer::{FrameTracker, READ_LEN, poll_drain, poll_fill};
 use crate::cancel::{CancelRegistry, CancelRequest, Registration};
 use crate::links::{Generation, Route};
+use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// A Terminate message.
@@ -55,17 +56,15 @@ pub(crate) struct Ends {
     pub(crate) route: Route,
     /// Taken before the server was connected, so that no loss of the link is missed.
     pub(crate) generation: Generation,
+    /// The epoch that it was made for: with it the session ends.
+    pub(crate) epoch: Epoch,
 }
 
 impl Relay {
     /// Runs until either side is gone or the gateway stops. `to_server` begins with the start-up message.
-    pub(crate) async fn run(
-        ends: Ends,
-        to_server: BytesMut,
-        registry: CancelRegistry,
-        mut stopping: watch::Receiver<bool>,
-    ) {
-        let Ends { client, server, route, mut generation } = ends;
+    pub(crate) async fn run(ends: Ends, to_server: BytesMut, shared: &Shared) {
+        let (gate, registry, mut stopping) = (&shared.gate, shared.cancels.clone(), shared.stopping.clone());
+        let Ends { client, server, route, mut generation, epoch } = ends;
         let (cancel_sender, mut cancels) = CancelRegistry::channel();
         let (to_client, tracker) = (BytesMut::new(), FrameTracker::default());
         let registration = None;
@@ -88,6 +87,7 @@ impl Relay {
                 Some(request) = cancels.recv() => Event::Cancel(request),
                 _ = stopping.wait_for(|stop| *stop) => Event::Stopping,
                 () = generation.lost() => Event::ServerGone,
+                () = gate.epoch_passed(epoch) => Event::ServerGone,
             };
             match event {
                 Event::Cancel(request) => {

@@ -10,21 +10,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pangea_base::{Position, Timeline};
+use pangea_base::{Epoch, Position, Timeline};
 use pangea_consistency::{Reach, Setting};
-use pangea_pgwire::ErrorFields;
 use pangea_pgwire::startup::Startup;
+use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_session::{Access, Environment, Leg, Session, SessionOptions};
 use pangea_sql::Batch;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::buffer::{poll_drain, poll_fill};
 use crate::cancel::{CancelReceiver, CancelRegistry, CancelRequest, Registration};
 use crate::catalogs::DatabaseCatalog;
 use crate::endpoint::{Endpoint, unreachable};
 use crate::freshness::Freshness;
+use crate::gate::GateWatch;
 use crate::links::{Kind, Route};
 use crate::position::PositionWatch;
 use crate::relay::server_lost;
@@ -36,6 +37,18 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause before a session that has lost its reader tries the next.
 const MOVE_PAUSE: Duration = Duration::from_millis(30);
+
+/// The same after it has tried many: the primary serves meanwhile.
+const MOVE_PAUSE_LONG: Duration = Duration::from_millis(500);
+
+/// Tries after which the pause is longer.
+const MOVES_SOON: u32 = 100;
+
+/// Pause before the primary is tried again.
+const PRIMARY_PAUSE: Duration = Duration::from_millis(30);
+
+/// Longest wait of a statement, or of a new client, for a primary that is away or being moved.
+const PRIMARY_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -53,6 +66,15 @@ struct Running {
     local_route: Route,
     primary: Option<Stream>,
     primary_route: Route,
+    endpoint: Endpoint,
+    /// The epoch of the primary that the session knows.
+    epoch: Epoch,
+    /// Tells when the gate has changed.
+    gate_changed: Pending<()>,
+    /// Why the primary could not be reached when it was tried last.
+    trouble: Option<ErrorFields>,
+    /// Ends the wait for the primary.
+    blocked: Option<Pending<()>>,
     /// Tells when the link to the primary is lost.
     lost: Pending<()>,
     /// Tells when the gateway stops.
@@ -96,6 +118,7 @@ struct World<'a> {
     catalog: &'a DatabaseCatalog,
     position: &'a PositionWatch,
     freshness: &'a Freshness,
+    gate: &'a GateWatch,
 }
 
 impl Environment for World<'_> {
@@ -126,6 +149,14 @@ impl Environment for World<'_> {
     fn staleness(&self) -> Option<Duration> {
         self.freshness.staleness(self.position)
     }
+
+    fn enter_primary(&mut self) -> bool {
+        self.gate.enter()
+    }
+
+    fn leave_primary(&mut self) {
+        self.gate.leave();
+    }
 }
 
 /// What interrupts the moving of bytes.
@@ -138,6 +169,9 @@ enum Event {
     Waited(bool),
     Cancel(CancelRequest),
     Cancelled,
+    GateChanged,
+    /// The primary was waited for long enough.
+    Blocked,
     LinkLost,
     Stopping,
     LeftTooLong,
@@ -151,31 +185,18 @@ pub(crate) async fn run(
     mut startup: Startup,
     endpoint: Endpoint,
 ) {
-    let access = match endpoint {
-        Endpoint::Cluster if shared.is_primary() => Access::Primary,
-        Endpoint::Cluster => Access::Split,
-        Endpoint::Writer => Access::Primary,
-        Endpoint::Reader => Access::Local,
-    };
     let name = Setting::ReadConsistency.name();
     if let Some(level) = shared.config.levels.of(endpoint)
         && startup.option(name).is_none()
     {
         startup.parameters.push((name.to_owned(), level.to_owned()));
     }
-    let primary_route = shared.primary_route();
-    let home = if access == Access::Primary { primary_route.clone() } else { shared.local_route() };
-    let opened = match access {
-        Access::Local => open_reader(shared.clone()).await,
-        Access::Split | Access::Primary => {
-            let (route, position) = (shared.local_route(), shared.position.clone());
-            home.open().await.map(|stream| Reader { stream, route, position })
-        }
+    let home = match open_home(&shared, endpoint).await {
+        Ok(home) => home,
+        Err(error) => return crate::say_goodbye(client, &error).await,
     };
-    let (stream, local_route, position) = match opened {
-        Ok(Reader { stream, route, position }) => (stream, route, position),
-        Err(error) => return crate::say_goodbye(client, &unreachable(&home, &error)).await,
-    };
+    let Home { access, epoch, reader, primary_route, entered } = home;
+    let Reader { stream, route: local_route, position } = reader;
     let (local, primary) =
         if access == Access::Primary { (None, Some(stream)) } else { (Some(stream), None) };
     let catalog = shared.catalogs.get(startup.database());
@@ -190,6 +211,8 @@ pub(crate) async fn run(
         read_only(&mut options.primary_startup);
     }
     let mut session = Session::new(options);
+    // The session gives it back from here on.
+    std::mem::forget(entered);
     session.client_input().extend_from_slice(&input);
     let (cancel_sender, cancels) = CancelRegistry::channel();
     let running = Running {
@@ -201,6 +224,11 @@ pub(crate) async fn run(
         local,
         local_route,
         primary,
+        endpoint,
+        epoch,
+        gate_changed: gate_changed(&shared),
+        trouble: None,
+        blocked: None,
         lost: lost(&primary_route),
         stopped: stopped(shared.clone()),
         primary_route,
@@ -216,6 +244,88 @@ pub(crate) async fn run(
         shared,
     };
     Box::pin(running.run()).await;
+}
+
+/// Where a session begins.
+struct Home {
+    access: Access,
+    epoch: Epoch,
+    reader: Reader,
+    primary_route: Route,
+    entered: Option<Entered>,
+}
+
+/// Leave to use the primary, given back when it is dropped.
+struct Entered(Arc<Shared>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.gate.leave();
+    }
+}
+
+/// Connects a new client to its home server. While the primary is being moved, or is away, it is waited for.
+async fn open_home(shared: &Arc<Shared>, endpoint: Endpoint) -> Result<Home, ErrorFields> {
+    let deadline = Instant::now() + PRIMARY_TIMEOUT;
+    loop {
+        let epoch = shared.gate.now().epoch;
+        let access = match endpoint {
+            Endpoint::Cluster if shared.is_primary() => Access::Primary,
+            Endpoint::Cluster => Access::Split,
+            Endpoint::Writer => Access::Primary,
+            Endpoint::Reader => Access::Local,
+        };
+        let mut entered = None;
+        if access == Access::Primary {
+            let _ = timeout_at(deadline, shared.gate.entered())
+                .await
+                .ok()
+                .filter(|got| *got)
+                .ok_or_else(moving)?;
+            entered = Some(Entered(shared.clone()));
+            if shared.gate.now().epoch != epoch {
+                continue;
+            }
+        }
+        let (primary_route, local_route) = (shared.primary_route(), shared.local_route());
+        let home = if access == Access::Primary { &primary_route } else { &local_route };
+        let opened = match access {
+            Access::Local => open_reader(shared.clone()).await,
+            Access::Split | Access::Primary => {
+                let (route, position) = (local_route.clone(), shared.position.clone());
+                home.open().await.map(|stream| Reader { stream, route, position })
+            }
+        };
+        match opened {
+            Ok(reader) => return Ok(Home { access, epoch, reader, primary_route, entered }),
+            // Before the topology is known nobody can say whether there is anything to wait for.
+            Err(error) if Instant::now() >= deadline || epoch == Epoch(0) => {
+                return Err(unreachable(home, &error));
+            }
+            Err(_) => {
+                drop(entered);
+                sleep(PRIMARY_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The error of a statement that has waited for the primary in vain.
+fn moving() -> ErrorFields {
+    let text = format!("the primary did not become available within {} s", PRIMARY_TIMEOUT.as_secs());
+    ErrorFields::error(SqlState::CANNOT_CONNECT_NOW, text)
+        .with_detail("Nothing was executed.")
+        .with_hint("Try again. `pangea status` tells which region is primary and what keeps it.")
+}
+
+fn gate_changed(shared: &Arc<Shared>) -> Pending<()> {
+    let mut changes = shared.gate.changes();
+    Box::pin(async move {
+        // An error means that the gateway is gone, which the session is told otherwise.
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
 }
 
 /// Makes sessions read-only by default, as on a standby.
@@ -236,8 +346,18 @@ fn stopped(shared: Arc<Shared>) -> Pending<()> {
     Box::pin(async move { shared.stopped().await })
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.session.has_entered() {
+            self.shared.gate.leave();
+        }
+    }
+}
+
 impl Running {
     async fn run(mut self) {
+        // It may have changed since the home server was chosen.
+        self.follow_gate();
         while !self.session.is_over() {
             let event = poll_fn(|cx| self.poll_event(cx)).await;
             self.handle(event);
@@ -286,6 +406,16 @@ impl Running {
         {
             return Poll::Ready(Event::LeftTooLong);
         }
+        if self.gate_changed.as_mut().poll(cx).is_ready() {
+            self.gate_changed = gate_changed(&self.shared);
+            return Poll::Ready(Event::GateChanged);
+        }
+        if let Some(blocked) = &mut self.blocked
+            && blocked.as_mut().poll(cx).is_ready()
+        {
+            self.blocked = None;
+            return Poll::Ready(Event::Blocked);
+        }
         if self.lost.as_mut().poll(cx).is_ready() {
             self.lost = lost(&self.primary_route);
             return Poll::Ready(Event::LinkLost);
@@ -302,9 +432,14 @@ impl Running {
             Event::Opened(Ok(stream)) => {
                 self.primary = Some(stream);
                 self.session.primary_opened();
+                self.trouble = None;
             }
-            Event::Opened(Err(error)) => {
-                self.session.primary_failed(&unreachable(&self.primary_route, &error));
+            Event::Opened(Err(error)) => self.trouble = Some(unreachable(&self.primary_route, &error)),
+            Event::GateChanged => self.follow_gate(),
+            Event::Blocked => {
+                self.opening = None;
+                let error = self.trouble.take().unwrap_or_else(moving);
+                self.session.primary_failed(&error);
             }
             Event::LocalOpened(Ok(Reader { stream, route, position })) => {
                 (self.local, self.local_route, self.position) = (Some(stream), route, position);
@@ -331,16 +466,15 @@ impl Running {
     /// Does what the session wants done.
     fn attend(&mut self) {
         self.advance();
-        if self.session.wants_primary() && self.opening.is_none() {
-            let route = self.primary_route.clone();
-            self.opening = Some(Box::pin(async move { route.open().await }));
+        if self.should_split() {
+            self.session.split();
         }
-        if self.session.wants_local() && self.opening_local.is_none() {
-            let shared = self.shared.clone();
-            self.opening_local = Some(Box::pin(async move {
-                sleep(MOVE_PAUSE).await;
-                open_reader(shared).await
-            }));
+        self.open_what_is_wanted();
+        let waits = self.session.waits_for_primary() || self.session.refusals() > 0;
+        if !waits {
+            self.blocked = None;
+        } else if self.blocked.is_none() {
+            self.blocked = Some(Box::pin(sleep(PRIMARY_TIMEOUT)));
         }
         if let Some(request) = self.cancel_wanted.take() {
             self.cancel(request);
@@ -360,9 +494,59 @@ impl Running {
         }
     }
 
+    fn open_what_is_wanted(&mut self) {
+        if self.session.wants_primary() && self.opening.is_none() {
+            let route = self.primary_route.clone();
+            let again = self.trouble.is_some() || self.session.refusals() > 0;
+            self.opening = Some(Box::pin(async move {
+                if again {
+                    sleep(PRIMARY_PAUSE).await;
+                }
+                route.open().await
+            }));
+        }
+        if self.session.wants_local() && self.opening_local.is_none() {
+            let (shared, reader) = (self.shared.clone(), self.endpoint == Endpoint::Reader);
+            let pause = if self.session.moves() > MOVES_SOON { MOVE_PAUSE_LONG } else { MOVE_PAUSE };
+            self.opening_local = Some(Box::pin(async move {
+                sleep(pause).await;
+                if reader {
+                    return open_reader(shared).await;
+                }
+                let (route, position) = (shared.local_route(), shared.position.clone());
+                Ok(Reader { stream: route.open().await?, route, position })
+            }));
+        }
+    }
+
+    /// Whether the session runs all on the primary though this region has become a secondary whose server serves.
+    fn should_split(&self) -> bool {
+        self.endpoint == Endpoint::Cluster
+            && self.session.may_split()
+            && !self.shared.is_primary()
+            && self.position.known().is_some_and(|known| known.in_recovery)
+    }
+
+    /// Goes where the primary is now.
+    fn follow_gate(&mut self) {
+        let gate = self.shared.gate.now();
+        if gate.epoch != self.epoch {
+            self.epoch = gate.epoch;
+            if self.primary.take().is_some() && self.session.primary_is_open() {
+                self.session.server_closed(Leg::Primary, &server_lost(&self.primary_route));
+            }
+            self.primary_route = self.shared.primary_route();
+            self.lost = lost(&self.primary_route);
+            (self.opening, self.trouble) = (None, None);
+            let route = self.primary_route.clone();
+            self.session.primary_moved(|startup| route.label(startup, Kind::Session));
+        }
+        self.session.hold_primary(self.shared.gate.holds(&gate));
+    }
+
     fn advance(&mut self) {
-        let freshness = &self.shared.freshness;
-        let mut world = World { catalog: &self.catalog, position: &self.position, freshness };
+        let (freshness, gate) = (&self.shared.freshness, &self.shared.gate);
+        let mut world = World { catalog: &self.catalog, position: &self.position, freshness, gate };
         self.session.advance(&mut world);
     }
 
@@ -406,6 +590,9 @@ impl Running {
             moved |= self.poll_server(Leg::Primary, cx);
             if moved {
                 self.advance();
+                if self.should_split() {
+                    self.session.split();
+                }
             }
             if self.session.is_over() || self.wants_attention() {
                 return Poll::Ready(());
@@ -417,7 +604,9 @@ impl Running {
     }
 
     fn wants_attention(&self) -> bool {
+        let waits = self.session.waits_for_primary() || self.session.refusals() > 0;
         (self.session.wants_primary() && self.opening.is_none())
+            || waits != self.blocked.is_some()
             || (self.session.wants_local() && self.opening_local.is_none())
             || self.session.waits_for() != self.waiting.as_ref().map(|(position, _)| *position)
             || (self.session.is_leaving() && self.leaving.is_none())

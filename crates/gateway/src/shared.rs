@@ -10,6 +10,8 @@ use crate::cancel::CancelRegistry;
 use crate::catalogs::Catalogs;
 use crate::config::GatewayConfig;
 use crate::freshness::Freshness;
+use crate::gate::GateWatch;
+use crate::heartbeat::Control;
 use crate::links::{Links, Route};
 use crate::position::PositionWatch;
 use crate::tls::Tls;
@@ -17,6 +19,8 @@ use crate::tls::Tls;
 /// What all connections of a gateway share.
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
+    pub(crate) gate: GateWatch,
+    pub(crate) control: Arc<dyn Control>,
     pub(crate) tls: Tls,
     pub(crate) links: Links,
     pub(crate) admin: AdminConnection,
@@ -38,13 +42,14 @@ pub(crate) struct Shared {
 impl Shared {
     /// Whether the writable server is this region's.
     pub(crate) fn is_primary(&self) -> bool {
-        self.config.primary == self.config.region
+        self.gate.is_primary()
     }
 
     /// How the primary's server is reached from here.
     pub(crate) fn primary_route(&self) -> Route {
-        match self.links.get(&self.config.primary) {
-            Some(link) => Route::Link(link.clone()),
+        let gate = self.gate.now();
+        match self.links.get(&gate.primary) {
+            Some(link) => Route::Link(link.clone(), gate.epoch),
             None => self.local_route(),
         }
     }

@@ -36,6 +36,7 @@ enum Decision {
 impl Session {
     /// Sends the pending unit if it can go; whether anything was done.
     pub(crate) fn dispatch(&mut self, environment: &mut impl Environment) -> bool {
+        self.held_back = false;
         if self.on_hold || self.pending.is_empty() {
             return false;
         }
@@ -111,9 +112,24 @@ impl Session {
                 self.fail(&ErrorFields { severity: "FATAL", ..error });
                 Decision::Wait
             }
+            Decision::Send(Leg::Primary) if !self.enter(environment) => Decision::Wait,
             Decision::Send(Leg::Primary) if local_started => Decision::MoveUnit,
             decision => decision,
         }
+    }
+
+    /// Whether something may begin on the primary; else it waits until that has been moved.
+    fn enter(&mut self, environment: &mut impl Environment) -> bool {
+        // What goes on there is let end; but a session that would never be idle must not go on for ever.
+        let begins = matches!(self.transaction, Transaction::Idle | Transaction::Local(_));
+        if self.entered && !(self.primary_held && begins) {
+            return true;
+        }
+        if !self.entered && !self.primary_held {
+            self.entered = environment.enter_primary();
+        }
+        self.held_back = !self.entered || self.primary_held;
+        !self.held_back
     }
 
     /// The server that a unit has to run on, were everything there fresh.
@@ -124,6 +140,7 @@ impl Session {
         match self.access {
             Access::Primary => return Leg::Primary,
             _ if self.is_tied() && !self.pinned => return Leg::Local,
+            Access::Split if self.local.state != LinkState::Open => return Leg::Primary,
             Access::Split => {}
             Access::Local if self.gave_up || on_primary || sets_and_reads => return Leg::Primary,
             Access::Local => return Leg::Local,
@@ -206,6 +223,9 @@ impl Session {
             Level::Primary => return Decision::Send(Leg::Primary),
             // What a server that is gone has shown, the primary has.
             level if (level == Level::Global || self.moved) && !self.asked => {
+                if !self.enter(environment) {
+                    return Decision::Wait;
+                }
                 self.asked = true;
                 self.open(Leg::Primary);
                 self.send_position_query();
@@ -329,6 +349,11 @@ impl Session {
         if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
             // To the primary, or to another reader when this one goes.
             unit.retryable = !unit.continues && (self.may_forward() || self.access == Access::Local);
+            unit.sent.clone_from(&unit.frames);
+        }
+        let starting = leg == Leg::Primary && self.begun && self.link(leg).expects(Expect::Startup);
+        if starting && !was_local && !unit.continues && !unit.streams && unit.len <= RETRY_LEN_MAX {
+            unit.behind_startup = true;
             unit.sent.clone_from(&unit.frames);
         }
         let frames = std::mem::take(&mut unit.frames);

@@ -32,7 +32,8 @@ impl Session {
                 }
             };
         // Transactions of a higher level start on the primary; here all of them are.
-        self.pinned |= self.access == Access::Split && isolation.as_ref() != b"read committed";
+        self.reads_committed = isolation.as_ref() == b"read committed";
+        self.pinned |= self.access == Access::Split && !self.reads_committed;
         self.learn_settings(settings);
         // What the primary is told when it is opened: there it is the session's default as well.
         let names = pangea_consistency::SETTING_NAMES.iter().map(|(name, _)| *name);

@@ -29,6 +29,7 @@ mod conclude;
 mod dispatch;
 mod learn;
 mod leg;
+mod moving;
 mod own;
 mod prepared;
 mod respond;

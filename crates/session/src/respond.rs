@@ -118,13 +118,23 @@ impl Session {
             b'Z' => {
                 self.link_mut(leg).expect.pop_front();
                 self.moves = if leg == Leg::Local { 0 } else { self.moves };
+                if leg == Leg::Primary {
+                    self.is_admitted();
+                }
                 let first = leg == self.access.home() && !std::mem::replace(&mut self.begun, true);
                 if first {
                     self.client_out.extend_from_slice(frame);
                 }
                 return;
             }
-            b'E' if leg != self.access.home() => return self.refuse_on_primary(frame),
+            b'E' if leg == Leg::Primary && self.begun => {
+                if fields::code(body) == Some(SqlState::CANNOT_CONNECT_NOW) && self.requeue() {
+                    // Another region is primary by now, or soon is: the caller pauses and asks again, or gives up.
+                    self.refused += 1;
+                    return;
+                }
+                return self.refuse_on_primary(frame);
+            }
             b'S' if leg == self.access.home() => return self.report_parameter(frame),
             b'E' if leg == Leg::Local && self.move_local() => return,
             b'E' => {
@@ -227,9 +237,9 @@ impl Session {
             b'S' => self.report_parameter(frame),
             b'A' => self.notify(frame),
             b'N' => self.client_out.extend_from_slice(frame),
-            // A reader that is shut down is one that is gone.
+            // A server that is shut down is one that is gone.
             b'E' if leg == Leg::Local && self.move_local() => {}
-            b'E' if leg == self.access.home() || self.pinned || self.listening => {
+            b'E' if leg == Leg::Local || !self.begun || self.pinned || self.listening => {
                 self.release_ready();
                 self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
@@ -480,6 +490,7 @@ impl Unit {
     pub(crate) fn reset(&mut self) {
         self.frames = std::mem::take(&mut self.sent);
         self.held.clear();
+        self.behind_startup = false;
         (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
         (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
     }

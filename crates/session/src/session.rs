@@ -49,6 +49,13 @@ pub trait Environment {
 
     /// How stale the local server's data are at most; `None` when that is not known.
     fn staleness(&self) -> Option<Duration>;
+
+    /// Asks leave to begin something on the primary; refused while the primary is being moved. What was granted is
+    /// given back with [`Self::leave_primary`].
+    fn enter_primary(&mut self) -> bool;
+
+    /// Nothing of the session is under way on the primary any more.
+    fn leave_primary(&mut self);
 }
 
 /// Which servers a session uses.
@@ -162,6 +169,16 @@ pub struct Session {
     pub(crate) confirming: Option<Leg>,
     /// Nothing is sent for the client while a cancel request is on its way.
     pub(crate) on_hold: bool,
+    /// The primary is being moved: the session leaves it.
+    pub(crate) primary_held: bool,
+    /// The session has leave to use the primary, and it counts as one that does.
+    pub(crate) entered: bool,
+    /// The pending unit waits for that leave.
+    pub(crate) held_back: bool,
+    /// How often the primary has refused the start-up message since it last took one.
+    pub(crate) refused: u32,
+    /// Transactions are READ COMMITTED when they do not say otherwise.
+    pub(crate) reads_committed: bool,
 
     /// The session has state on the primary that cannot be made elsewhere: everything runs there.
     pub(crate) pinned: bool,
@@ -252,6 +269,11 @@ impl Session {
             moving_unit: false,
             confirming: None,
             on_hold: false,
+            primary_held: false,
+            entered: access == Access::Primary,
+            held_back: false,
+            refused: 0,
+            reads_committed: false,
             pinned: false,
             listening: false,
             read: ReadSettings::default(),
@@ -280,10 +302,15 @@ impl Session {
     /// Does all that can be done with the bytes that are there.
     pub fn advance(&mut self, environment: &mut impl Environment) {
         loop {
+            self.leave_primary();
             let mut progress = self.take_answers(Leg::Local);
             progress |= self.take_answers(Leg::Primary);
             progress |= self.dispatch(environment);
             progress |= self.collect(environment);
+            if self.entered && !self.keeps_primary() {
+                self.entered = false;
+                environment.leave_primary();
+            }
             if !progress || self.phase == Phase::Over {
                 return;
             }
@@ -351,33 +378,58 @@ impl Session {
 
     /// Goes on at another server of this region, if nothing is lost with the connection; whether it does.
     pub(crate) fn move_local(&mut self) -> bool {
-        let movable = self.access == Access::Local
+        let again = |unit: &Unit| unit.retryable && unit.ended && !unit.needs_primary;
+        let movable = match self.access {
+            Access::Local => {
+                self.moves < MOVES_MAX
+                    && matches!(self.transaction, Transaction::Idle)
+                    && !(self.pinned || self.listening)
+            }
+            // Meanwhile the primary serves.
+            Access::Split => !matches!(self.transaction, Transaction::Local(_)),
+            Access::Primary => false,
+        };
+        let movable = movable
             && self.begun
-            && self.moves < MOVES_MAX
             && self.phase == Phase::Running
-            && matches!(self.transaction, Transaction::Idle)
-            && self.in_flight.iter().all(|unit| unit.retryable && unit.ended && !unit.needs_primary)
-            && self.current.is_none()
-            && !(self.pinned || self.listening);
+            && self.in_flight.iter().all(|unit| unit.leg == Some(Leg::Primary) || again(unit))
+            && (self.current.is_none() || self.in_flight.is_empty());
         if movable {
             self.moves += 1;
             // AT-MOST-ONCE: reads of which nothing was passed on.
-            for mut unit in self.in_flight.drain(..).rev() {
-                unit.reset();
-                self.pending.push_front(unit);
+            if self.in_flight.front().is_some_and(|unit| unit.leg == Some(Leg::Local)) {
+                self.requeue_in_flight();
             }
-            self.local = Link::new();
-            self.local.state = LinkState::Wanted;
-            let mut wire = BytesMut::new();
-            self.local_startup.write(&mut wire);
-            self.local.send(&wire, Expect::Startup);
-            for statement in self.statements.values_mut() {
-                statement.on[Leg::Local.index()] = false;
-            }
-            // MONOTONIC-READS: the server that is gone may have been ahead of the next.
-            (self.moved, self.waiting_for) = (true, None);
+            self.open_local();
         }
         movable
+    }
+
+    /// Asks for a connection to a server of this region.
+    pub(crate) fn open_local(&mut self) {
+        self.local = Link::new();
+        self.local.state = LinkState::Wanted;
+        let mut wire = BytesMut::new();
+        self.local_startup.write(&mut wire);
+        self.local.send(&wire, Expect::Startup);
+        for statement in self.statements.values_mut() {
+            statement.on[Leg::Local.index()] = false;
+        }
+        // MONOTONIC-READS: the server that is gone may have been ahead of the next.
+        (self.moved, self.waiting_for) = (true, None);
+    }
+
+    pub(crate) fn requeue_in_flight(&mut self) {
+        for mut unit in self.in_flight.drain(..).rev() {
+            unit.reset();
+            self.pending.push_front(unit);
+        }
+    }
+
+    /// How often another server of this region was tried since one was found.
+    #[must_use]
+    pub fn moves(&self) -> u32 {
+        self.moves
     }
 
     /// Whether the session has a connection to the primary. What the caller holds otherwise is to be dropped.
@@ -393,6 +445,9 @@ impl Session {
 
     /// The connection to the primary cannot be had. Nothing was executed there.
     pub fn primary_failed(&mut self, error: &ErrorFields) {
+        if self.held_back {
+            return self.refuse_pending(error);
+        }
         let mut frame = BytesMut::new();
         error.write(&mut frame);
         self.refuse_on_primary(&frame.freeze());
@@ -402,9 +457,9 @@ impl Session {
     pub fn server_closed(&mut self, leg: Leg, error: &ErrorFields) {
         let busy = self.in_flight.front().is_some_and(|unit| unit.leg == Some(leg));
         let matters = match leg {
-            _ if leg == self.access.home() => true,
-            // Of a session of the primary there is no connection to the local server.
-            Leg::Local => false,
+            _ if !self.begun => true,
+            // A session of the primary has none.
+            Leg::Local => self.access != Access::Primary,
             Leg::Primary => {
                 busy || self.pinned
                     || self.listening
@@ -473,7 +528,7 @@ impl Session {
 
     /// Answers the pending unit with an error; it runs nowhere.
     pub(crate) fn refuse_pending(&mut self, error: &ErrorFields) {
-        (self.waiting_for, self.gave_up, self.asked) = (None, false, false);
+        (self.waiting_for, self.gave_up, self.asked, self.held_back) = (None, false, false, false);
         let mut frame = BytesMut::new();
         error.write(&mut frame);
         if let Some(unit) = self.pending.pop_front() {
@@ -528,13 +583,17 @@ impl Session {
     /// Cancels a unit that waits for the local server to catch up; `false` when none does.
     pub fn cancel_waiting(&mut self) -> bool {
         // The rest of a unit that has begun to run is not for the session to cancel.
-        if self.waiting_for.is_none() || self.pending.front().is_some_and(|unit| unit.continues) {
+        let waits = self.waiting_for.is_some() || self.held_back;
+        if !waits || self.pending.front().is_some_and(|unit| unit.continues) {
             return false;
         }
+        let detail = if self.held_back {
+            "The statement was waiting for the primary, which is being moved."
+        } else {
+            "The statement was waiting for this region to catch up with the session's own writes."
+        };
         let error = ErrorFields::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
-            .with_detail(
-                "The statement was waiting for this region to catch up with the session's own writes.",
-            );
+            .with_detail(detail);
         self.refuse_pending(&error);
         true
     }

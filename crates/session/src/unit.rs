@@ -131,6 +131,8 @@ pub(crate) struct Unit {
     pub(crate) leg: Option<Leg>,
     /// Nothing of its answer has been passed on, so that it may run again.
     pub(crate) retryable: bool,
+    /// It was sent behind a start-up message that is not answered: when that is refused, it has not run.
+    pub(crate) behind_startup: bool,
     /// It is to run again on the primary.
     pub(crate) retry: bool,
     /// Answers held back while it is retryable.
@@ -184,6 +186,7 @@ impl Unit {
             run_on_primary: false,
             leg: None,
             retryable: false,
+            behind_startup: false,
             retry: false,
             held: BytesMut::new(),
             errored: false,

@@ -53,6 +53,8 @@ pub(super) struct World {
     /// How stale it is at most.
     pub(super) staleness: Option<Duration>,
     pub(super) primary: bool,
+    /// Leaves to use the primary that were given and not given back.
+    pub(super) users: i32,
 }
 
 impl Environment for World {
@@ -85,6 +87,15 @@ impl Environment for World {
 
     fn staleness(&self) -> Option<Duration> {
         self.staleness
+    }
+
+    fn enter_primary(&mut self) -> bool {
+        self.users += 1;
+        true
+    }
+
+    fn leave_primary(&mut self) {
+        self.users -= 1;
     }
 }
 
@@ -146,6 +157,7 @@ impl Rig {
                 history: History::new(Timeline(1)),
                 staleness: None,
                 primary: false,
+                users: 0,
             },
             local: Server::new(local, 11),
             primary: Server::new(primary, 22),

@@ -1,0 +1,74 @@
+//! Makes a standby the primary, and what has to be asked of a primary before it stops.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pangea_base::Timeline;
+use pangea_control::Promotion;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::SOCKET_PORT;
+use crate::error::ServerError;
+
+/// How often it is asked whether it has come out of recovery. The waiting form of pg_promote asks ten times a second.
+const POLL: Duration = Duration::from_millis(1);
+
+/// Longest wait for it: what was received is replayed first.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Of a primary that has just come out of recovery and that nobody has written to.
+const PROMOTION_SQL: &str = "SELECT t.tli, pg_catalog.pg_read_file('pg_wal/' || \
+     pg_catalog.lpad(pg_catalog.upper(pg_catalog.to_hex(t.tli)), 8, '0') || '.history'), \
+     pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8 FROM (SELECT ('x' || \
+     pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))\
+     ::pg_catalog.bit(32)::int AS tli) t";
+
+/// Standbys that have not answered for longer would hold up the shutdown until `wal_sender_timeout`.
+const END_HUNG_SQL: &str = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_replication \
+     WHERE pg_catalog.clock_timestamp() - reply_time > interval '3 s'";
+
+/// Promotes the standby whose socket is in `dir`, and returns when it takes writes.
+pub(crate) async fn promote(dir: &Path) -> Result<Promotion, ServerError> {
+    let failed = |source| ServerError::Promote { source };
+    let client = connect(dir).await.map_err(failed)?;
+    client.batch_execute("SELECT pg_catalog.pg_promote(false)").await.map_err(failed)?;
+    let deadline = Instant::now() + TIMEOUT;
+    let recovering = client.prepare("SELECT pg_catalog.pg_is_in_recovery()").await.map_err(failed)?;
+    while client.query_one(&recovering, &[]).await.map_err(failed)?.get(0) {
+        if Instant::now() >= deadline {
+            return Err(ServerError::PromoteTimeout { waited: TIMEOUT });
+        }
+        sleep(POLL).await;
+    }
+    let row = client.query_one(PROMOTION_SQL, &[]).await.map_err(failed)?;
+    let timeline = Timeline(row.get::<_, i32>(0).unsigned_abs());
+    let history: String = row.get(1);
+    // Its last line is the timeline before: number, position, reason.
+    let fork = history.lines().rev().find_map(|line| line.split_whitespace().nth(1)?.parse().ok());
+    let Some(fork) = fork else { return Err(ServerError::NoFork { timeline, said: history }) };
+    Ok(Promotion { timeline, fork, next_xid: row.get::<_, i64>(2).unsigned_abs() })
+}
+
+/// Ends the connections of standbys that hang.
+pub(crate) async fn end_hung_standbys(dir: &Path) -> Result<(), tokio_postgres::Error> {
+    connect(dir).await?.batch_execute(END_HUNG_SQL).await
+}
+
+/// Writes a checkpoint on the server whose socket is in `dir`.
+///
+/// # Errors
+/// What the server says.
+pub async fn checkpoint(dir: &Path) -> Result<(), tokio_postgres::Error> {
+    connect(dir).await?.batch_execute("CHECKPOINT").await
+}
+
+async fn connect(dir: &Path) -> Result<Client, tokio_postgres::Error> {
+    let mut config = Config::new();
+    config.host_path(dir).port(SOCKET_PORT).user("postgres").dbname("postgres");
+    config.application_name("pangea-agent").options("-c search_path=pg_catalog,pg_temp");
+    let (client, connection) = config.connect(NoTls).await?;
+    // It ends when the client is dropped.
+    tokio::spawn(connection);
+    Ok(client)
+}

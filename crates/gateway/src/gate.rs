@@ -1,0 +1,151 @@
+//! Who is primary now, and whether anything may begin there.
+//!
+//! The control plane sets the gate. Sessions ask for leave before they begin something on the primary, so that "no
+//! session uses it any more" is exact: after the gate is closed none can begin, and those that had leave are counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use pangea_base::{Epoch, RegionId};
+use pangea_control::Gate;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+/// Set while nothing may begin; the rest is the number of sessions that use the primary.
+const CLOSED: u64 = 1 << 63;
+
+/// Longest wait of a new session for a primary that is being moved.
+pub(crate) const MOVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The gate of a gateway.
+#[derive(Debug)]
+pub(crate) struct GateWatch {
+    region: RegionId,
+    gate: watch::Sender<Gate>,
+    /// Whether this region is primary: asked often, and so kept without a lock.
+    primary_here: AtomicBool,
+    users: AtomicU64,
+    /// Told when the last user has left a closed gate.
+    emptied: Arc<Notify>,
+}
+
+impl GateWatch {
+    /// Before anything is known: `primary` is where the cluster began.
+    pub(crate) fn new(region: RegionId, primary: RegionId) -> Self {
+        let gate = Gate { epoch: Epoch(0), primary, open: false, hold: None };
+        let here = gate.primary == region;
+        let users = AtomicU64::new(if here { CLOSED } else { 0 });
+        let (gate, primary_here) = (watch::channel(gate).0, AtomicBool::new(here));
+        Self { region, gate, primary_here, users, emptied: Arc::default() }
+    }
+
+    /// Changes it; nothing happens when it is so already.
+    pub(crate) fn set(&self, gate: Gate) {
+        if *self.gate.borrow() == gate {
+            return;
+        }
+        // Closed before sessions are told, opened before they are told.
+        if self.holds(&gate) {
+            self.users.fetch_or(CLOSED, Ordering::SeqCst);
+        } else {
+            self.users.fetch_and(!CLOSED, Ordering::SeqCst);
+        }
+        self.primary_here.store(gate.primary == self.region, Ordering::SeqCst);
+        self.gate.send_replace(gate);
+        self.emptied.notify_waiters();
+    }
+
+    /// Whether nothing may begin on the primary.
+    pub(crate) fn holds(&self, gate: &Gate) -> bool {
+        gate.hold.is_some() || (gate.primary == self.region && !gate.open)
+    }
+
+    pub(crate) fn now(&self) -> Gate {
+        self.gate.borrow().clone()
+    }
+
+    pub(crate) fn is_primary(&self) -> bool {
+        self.primary_here.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<Gate> {
+        self.gate.subscribe()
+    }
+
+    /// The transition that the gateway holds for, once nothing is under way; and how many sessions keep it from that.
+    pub(crate) fn held(&self) -> (Option<u64>, u32) {
+        let users = self.users.load(Ordering::SeqCst) & !CLOSED;
+        let hold = self.gate.borrow().hold;
+        (hold.filter(|_| users == 0), u32::try_from(users).unwrap_or(u32::MAX))
+    }
+
+    /// Told when [`Self::held`] may have changed.
+    pub(crate) fn emptied(&self) -> Arc<Notify> {
+        self.emptied.clone()
+    }
+
+    /// Leave to use the primary, unless it is being moved. [`Self::leave`] gives it back.
+    pub(crate) fn enter(&self) -> bool {
+        if self.users.fetch_add(1, Ordering::SeqCst) & CLOSED == 0 {
+            return true;
+        }
+        self.leave();
+        false
+    }
+
+    pub(crate) fn leave(&self) {
+        if self.users.fetch_sub(1, Ordering::SeqCst) == CLOSED | 1 {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Waits, within bounds, until something may begin on the primary, and takes leave.
+    pub(crate) async fn entered(&self) -> bool {
+        let mut changes = self.changes();
+        let work = async {
+            while !self.enter() {
+                let _ = changes.changed().await;
+            }
+        };
+        timeout(MOVE_TIMEOUT, work).await.is_ok()
+    }
+
+    /// Returns when the epoch is no longer this one.
+    pub(crate) async fn epoch_passed(&self, epoch: Epoch) {
+        let _ = self.changes().wait_for(|gate| gate.epoch != epoch).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_enters_a_closed_gate_and_those_inside_are_counted() {
+        let (a, b): (RegionId, RegionId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let gate = GateWatch::new(b, a.clone());
+        let epoch = Epoch(1);
+        gate.set(Gate { epoch, primary: a.clone(), open: false, hold: None });
+        assert!(gate.enter());
+        gate.set(Gate { epoch, primary: a.clone(), open: false, hold: Some(7) });
+        assert!(!gate.enter());
+        assert_eq!(gate.held(), (None, 1));
+        gate.leave();
+        assert_eq!(gate.held(), (Some(7), 0));
+        gate.set(Gate { epoch, primary: a, open: false, hold: None });
+        assert!(gate.enter());
+    }
+
+    #[test]
+    fn a_primary_that_takes_no_writes_holds() {
+        let a: RegionId = "a".parse().unwrap();
+        let gate = GateWatch::new(a.clone(), a.clone());
+        assert!(!gate.enter());
+        gate.set(Gate { epoch: Epoch(1), primary: a.clone(), open: true, hold: None });
+        assert!(gate.enter());
+        gate.set(Gate { epoch: Epoch(1), primary: a, open: false, hold: None });
+        assert!(!gate.enter());
+        assert_eq!(gate.held(), (None, 1));
+    }
+}

@@ -1,0 +1,136 @@
+//! The primary moves: the session leaves the one and goes on at the other.
+//!
+//! A session that has nothing under way closes its connection to the primary when it is told to hold, and opens one to
+//! the new primary with its next statement that needs it; settings and prepared statements are made there as they are
+//! wherever the session comes to (`settings`, `prepared`). One that has state of which there is only one (temporary
+//! tables, LISTEN) stays, and ends with its server.
+
+use pangea_pgwire::startup::Startup;
+
+use crate::leg::{Expect, Leg, LinkState};
+use crate::session::{Access, Phase, Session, Transaction};
+
+impl Session {
+    /// Holds back what is new for the primary (or no longer does): it is being moved.
+    pub fn hold_primary(&mut self, held: bool) {
+        self.primary_held = held;
+    }
+
+    /// Whether the caller's leave to use the primary is to be given back when the session ends.
+    #[must_use]
+    pub fn has_entered(&self) -> bool {
+        self.entered
+    }
+
+    /// Whether something of this session is under way on the primary, or can be without asking.
+    pub(crate) fn keeps_primary(&self) -> bool {
+        let stays = self.pinned || self.listening;
+        self.phase != Phase::Over
+            && self.primary.state != LinkState::Down
+            && !(stays && self.is_idle_on_primary())
+    }
+
+    /// Whether the next unit waits for the primary to be there.
+    #[must_use]
+    pub fn waits_for_primary(&self) -> bool {
+        self.held_back || self.wants_primary()
+    }
+
+    /// How often the primary has refused the session since it last took it.
+    #[must_use]
+    pub fn refusals(&self) -> u32 {
+        self.refused
+    }
+
+    /// The primary is another server from now on. What was under way on the former one is lost; `startup` is called
+    /// to address the start-up message to the new one.
+    pub fn primary_moved(&mut self, startup: impl FnOnce(&mut Startup)) {
+        startup(&mut self.primary_startup);
+        self.refused = 0;
+        if self.primary.state == LinkState::Wanted {
+            self.requeue();
+        }
+        self.leave_primary();
+    }
+
+    /// Whether the session leaves the primary as soon as nothing is under way there.
+    fn leaves_primary(&self) -> bool {
+        self.primary_held && !(self.pinned || self.listening)
+    }
+
+    fn is_idle_on_primary(&self) -> bool {
+        let busy = self.in_flight.iter().any(|unit| unit.leg == Some(Leg::Primary));
+        let passing = matches!(self.passing, Some((Some(Leg::Primary), _))) || self.primary.rest > 0;
+        !busy
+            && !passing
+            && self.primary.expect.is_empty()
+            && !matches!(self.transaction, Transaction::Primary)
+            && !self.moving_unit
+            && self.held_ready.is_none()
+    }
+
+    /// Closes the connection to the primary when the session is to leave it and may.
+    pub(crate) fn leave_primary(&mut self) {
+        if self.leaves_primary() && self.primary.state != LinkState::Down && self.is_idle_on_primary() {
+            self.drop_primary();
+        }
+    }
+
+    /// Takes back what was sent behind a start-up message that was not taken; whether that could be done. Nothing of
+    /// it has run (AT-MOST-ONCE).
+    pub(crate) fn requeue(&mut self) -> bool {
+        let unsent = self.in_flight.iter().all(|unit| unit.behind_startup && unit.leg == Some(Leg::Primary));
+        let possible = self.begun
+            && unsent
+            && matches!(self.transaction, Transaction::Idle)
+            && !(self.pinned || self.listening);
+        if possible {
+            let asked = self.primary.expects(Expect::Position);
+            let unknown = self.position_unknown;
+            self.requeue_in_flight();
+            for unit in &mut self.pending {
+                unit.asks_position = false;
+            }
+            self.drop_primary();
+            self.position_unknown = unknown;
+            // A read that has asked the primary where it is asks again.
+            self.asked &= !asked;
+            self.confirming = None;
+        }
+        possible
+    }
+
+    /// The primary has taken the start-up message: what follows it runs.
+    pub(crate) fn is_admitted(&mut self) {
+        self.refused = 0;
+        for unit in &mut self.in_flight {
+            if std::mem::take(&mut unit.behind_startup) {
+                unit.sent = Vec::new();
+            }
+        }
+    }
+
+    /// Whether everything runs on the primary, and need not.
+    #[must_use]
+    pub fn may_split(&self) -> bool {
+        self.access == Access::Primary && self.reads_committed && !(self.pinned || self.listening)
+    }
+
+    /// Reads in this region again, which has become a secondary; whether it does by now.
+    pub fn split(&mut self) -> bool {
+        let possible = self.access == Access::Primary
+            && self.begun
+            && self.reads_committed
+            && self.phase == Phase::Running
+            && !(self.pinned || self.listening)
+            && self.in_flight.is_empty()
+            && self.held_ready.is_none()
+            && self.primary.expect.is_empty()
+            && matches!(self.transaction, Transaction::Idle);
+        if possible {
+            self.access = Access::Split;
+            self.open_local();
+        }
+        possible
+    }
+}
