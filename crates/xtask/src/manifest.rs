@@ -8,7 +8,7 @@ const FLOORS: &[&[&str]] = &[
     &["base"],
     &["pgwire", "sql", "consistency"],
     &["session", "control"],
-    &["gateway", "agent"],
+    &["gateway", "agent", "store", "discovery"],
     &["admin"],
     &["node"],
     &["lab"],
