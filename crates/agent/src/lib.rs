@@ -25,7 +25,7 @@ mod status;
 pub use bin::{PgBin, PgBinError, PgVersion};
 pub use error::ServerError;
 pub use functions::keep_functions;
-pub use postmaster::{kill_leftover, stop_leftover};
+pub use postmaster::{kill_leftover, kill_now, stop_leftover};
 pub use promote::checkpoint;
 pub use server::{Orders, Phase, Server, State};
 pub use settings::ServerSpec;

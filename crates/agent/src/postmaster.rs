@@ -117,12 +117,29 @@ pub async fn stop_leftover(pgdata: &Path) -> Result<(), ServerError> {
     }
 }
 
-/// Kills what runs on `pgdata` as a power cut would, and returns when it is gone. For fault injection.
+/// Kills what runs on `pgdata` as a power cut would, and returns when it is gone.
 pub async fn kill_leftover(pgdata: &Path) {
-    while let Some(pid) = anyone_in(pgdata) {
-        let _ = kill(pid, Signal::SIGKILL);
-        tokio::time::sleep(POLL).await;
+    while kill_all(pgdata) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// The same without a runtime.
+pub fn kill_now(pgdata: &Path) {
+    while kill_all(pgdata) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sends SIGKILL to everybody who works in `pgdata`; whether anybody did. The postmaster is among them, and makes no
+/// new ones once it is dead.
+fn kill_all(pgdata: &Path) -> bool {
+    let mut found = false;
+    for pid in everyone_in(pgdata) {
+        found = true;
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    found
 }
 
 /// PostgreSQL refuses to start when the number in `postmaster.pid` is any living process of the same user.
@@ -146,11 +163,15 @@ fn running(pgdata: &Path) -> Option<Pid> {
 
 /// Any process that works in `pgdata`: the postmaster or one of its children.
 fn anyone_in(pgdata: &Path) -> Option<Pid> {
-    let entries = std::fs::read_dir("/proc").ok()?;
+    everyone_in(pgdata).next()
+}
+
+fn everyone_in(pgdata: &Path) -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .map(Pid::from_raw)
-        .find(|pid| works_in(*pid, pgdata))
+        .filter(|pid| works_in(*pid, pgdata))
 }
 
 fn works_in(pid: Pid, pgdata: &Path) -> bool {

@@ -10,9 +10,11 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use crate::SOCKET_PORT;
 
 /// How often it is asked. People look at it, and lag in seconds is no finer than this.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(100);
 /// How often while a standby is not streaming yet: people wait for that.
 const INTERVAL_SOON: Duration = Duration::from_millis(50);
+/// How often while a switchover waits for the position.
+const INTERVAL_URGENT: Duration = Duration::from_millis(2);
 /// An answer that takes longer counts as none.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause after a failure, short because servers start in less than a second.
@@ -31,12 +33,15 @@ pub struct ServerPosition {
     pub last_replayed_at: Option<SystemTime>,
     /// Whether a standby's WAL receiver is streaming now.
     pub streaming: bool,
+    /// PostgreSQL's identifier of the data.
+    pub system: Option<u64>,
 }
 
 /// Asks a server again and again.
 #[derive(Debug)]
 pub struct StatusPoller {
     latest: watch::Receiver<Option<ServerPosition>>,
+    urgent: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -45,15 +50,21 @@ impl StatusPoller {
     #[must_use]
     pub fn start(socket_dir: PathBuf) -> Self {
         let (sender, latest) = watch::channel(None);
+        let (urgent, is_urgent) = watch::channel(false);
         let task = tokio::spawn(async move {
             loop {
-                let _ = poll(&socket_dir, &sender).await;
+                let _ = poll(&socket_dir, &sender, is_urgent.clone()).await;
                 // Unknown from here on: an old answer must not pass for a new one.
                 sender.send_replace(None);
                 tokio::time::sleep(RETRY).await;
             }
         });
-        Self { latest, task }
+        Self { latest, urgent, task }
+    }
+
+    /// Whether somebody waits for each answer.
+    pub fn set_urgent(&self, urgent: bool) {
+        self.urgent.send_if_modified(|now| std::mem::replace(now, urgent) != urgent);
     }
 
     /// The latest answer; `None` when the server does not answer.
@@ -78,23 +89,27 @@ impl Drop for StatusPoller {
 /// The functions of the other role would raise an error, hence CASE.
 const QUERY: &str = "SELECT r, CASE WHEN r THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END, \
      CASE WHEN r THEN pg_last_wal_receive_lsn() END, \
-     CASE WHEN r THEN coalesce((SELECT received_tli FROM pg_stat_wal_receiver), c.timeline_id) \
+     CASE WHEN r THEN coalesce((SELECT received_tli FROM pg_stat_wal_receiver), greatest(c.timeline_id, \
+          (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_dir('pg_wal') name \
+           WHERE name ~ '^[0-9A-F]{8}[.]history$'))) \
           ELSE ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int END, \
      extract(epoch FROM pg_last_xact_replay_timestamp()), \
-     EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming') \
+     EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'), \
+     (SELECT system_identifier FROM pg_control_system()) \
      FROM pg_is_in_recovery() r, pg_control_checkpoint() c";
 
 /// Asks until something fails.
 async fn poll(
     socket_dir: &std::path::Path,
     sender: &watch::Sender<Option<ServerPosition>>,
+    urgent: watch::Receiver<bool>,
 ) -> Result<(), tokio_postgres::Error> {
     let mut config = Config::new();
     config.host_path(socket_dir).port(SOCKET_PORT).user("postgres").dbname("postgres");
     config.application_name("pangea-agent").connect_timeout(TIMEOUT);
     let (client, connection) = config.connect(NoTls).await?;
     let connection = tokio::spawn(connection);
-    let result = ask_on(&client, sender).await;
+    let result = ask_on(&client, sender, urgent).await;
     connection.abort();
     result
 }
@@ -102,6 +117,7 @@ async fn poll(
 async fn ask_on(
     client: &Client,
     sender: &watch::Sender<Option<ServerPosition>>,
+    mut urgent: watch::Receiver<bool>,
 ) -> Result<(), tokio_postgres::Error> {
     // A slow server must look slow, not be cancelled into an error that then hides the reason.
     client.batch_execute("SET statement_timeout = 0").await?;
@@ -112,7 +128,12 @@ async fn ask_on(
         let answer = answer?.iter().find_map(read);
         let waiting = answer.as_ref().is_some_and(|answer| answer.in_recovery && !answer.streaming);
         sender.send_replace(answer);
-        tokio::time::sleep(if waiting { INTERVAL_SOON } else { INTERVAL }).await;
+        let pause = match *urgent.borrow_and_update() {
+            true => INTERVAL_URGENT,
+            false if waiting => INTERVAL_SOON,
+            false => INTERVAL,
+        };
+        let _ = tokio::time::timeout(pause, urgent.changed()).await;
     }
 }
 
@@ -130,5 +151,6 @@ fn read(message: &SimpleQueryMessage) -> Option<ServerPosition> {
         received: lsn(2),
         last_replayed_at,
         streaming: row.get(5) == Some("t"),
+        system: row.get(6).and_then(|text| text.parse().ok()),
     })
 }

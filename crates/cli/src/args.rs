@@ -156,6 +156,15 @@ pub(crate) enum Endpoint {
 pub(crate) enum RegionCommand {
     /// Run the region of a configuration file until SIGTERM
     Run(RegionRun),
+    /// End the server of a region whose process hangs (what `run` starts for itself)
+    #[command(hide = true)]
+    Watchdog(RegionWatchdog),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RegionWatchdog {
+    /// Data directory of the server
+    pub(crate) pgdata: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Status(status) => status::run(&status),
         Command::Psql(psql) => psql::run(&psql),
         Command::Region { command: RegionCommand::Run(run) } => region::run(&run),
+        Command::Region { command: RegionCommand::Watchdog(args) } => region::watchdog(&args),
         Command::Wan(wan) => wan::run(&wan),
     };
     match result {

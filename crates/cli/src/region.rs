@@ -8,8 +8,14 @@ use std::sync::Mutex;
 use pangea_node::{RegionConfig, RunOptions, StopWith};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::RegionRun;
+use crate::args::{RegionRun, RegionWatchdog};
 use crate::exit::Exit;
+
+/// The process that ends a server whose region's process hangs.
+pub(crate) fn watchdog(args: &RegionWatchdog) -> anyhow::Result<Exit> {
+    pangea_node::watch(&args.pgdata)?;
+    Ok(Exit::Done)
+}
 
 pub(crate) fn run(args: &RegionRun) -> anyhow::Result<Exit> {
     // Read first: privileges are dropped next, and the file may be for root's eyes only.

@@ -1,11 +1,13 @@
 //! Changes of the topology that operators and the primary ask for.
 
 use pangea_base::RegionId;
+use serde::{Deserialize, Serialize};
 
 use crate::topology::{Durability, Member, Policy, Topology, Transition};
 
 /// A change of the topology that is no change of primary.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TopologyChange {
     /// A switchover begins.
     Transition(Transition),
@@ -19,6 +21,8 @@ pub enum TopologyChange {
     Member(RegionId, Member),
     /// A region is gone.
     Remove(RegionId),
+    /// The data have been made, and have this identifier.
+    System(u64),
 }
 
 impl TopologyChange {
@@ -39,6 +43,7 @@ impl TopologyChange {
             }
             Self::InForce(durability) => next.durability_in_force |= next.durability == durability,
             Self::Policy(policy) => next.policy = policy,
+            Self::System(system) => next.system = next.system.or(Some(system)),
             Self::Member(region, member) => drop(next.members.insert(region, member)),
             Self::Remove(region) => {
                 if region != next.primary {

@@ -131,6 +131,24 @@ impl Controller {
         self.loaded.topology.as_ref().map(|(_, topology)| topology)
     }
 
+    /// The newest epoch that is known, and its primary.
+    #[must_use]
+    pub fn primary(&self) -> Option<(Epoch, RegionId)> {
+        self.newest.clone()
+    }
+
+    /// What the other regions are to be told now.
+    #[must_use]
+    pub fn told(&self, now: Duration) -> Option<PeerState> {
+        self.state(now)
+    }
+
+    /// The epoch since which another region is primary, when one is.
+    #[must_use]
+    pub fn follows(&self) -> Option<Epoch> {
+        self.newest.as_ref().filter(|(_, primary)| *primary != self.settings.me).map(|(epoch, _)| *epoch)
+    }
+
     /// Why this region does not take over, when the primary's lease has ended.
     #[must_use]
     pub fn objection(&self) -> Option<&str> {
@@ -395,7 +413,9 @@ impl Controller {
         if *primary == self.settings.me {
             return self.holds_lease(now);
         }
-        self.peers.get(primary).is_some_and(|peer| peer.asked.is_some() && peer.state.writable)
+        // One that has stopped to answer may be dead long before its connection is.
+        let fresh = |asked: Duration| now < asked + self.settings.ttl / 2;
+        self.peers.get(primary).is_some_and(|peer| peer.asked.is_some_and(fresh) && peer.state.writable)
     }
 
     pub(crate) fn gate(&self, now: Duration) -> Option<Gate> {

@@ -24,6 +24,9 @@ pub struct Topology {
     pub epoch: Epoch,
     /// The region that may write, while it holds the lease.
     pub primary: RegionId,
+    /// PostgreSQL's identifier of the data, once there are any.
+    #[serde(default)]
+    pub system: Option<u64>,
     /// All regions.
     pub members: BTreeMap<RegionId, Member>,
     /// How safe a commit is before it is acknowledged.
@@ -237,6 +240,7 @@ impl Topology {
             cluster,
             epoch: Epoch(1),
             primary,
+            system: None,
             members,
             durability: Durability::Async,
             durability_in_force: true,

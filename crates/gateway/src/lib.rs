@@ -43,7 +43,7 @@ use pangea_control::Gate;
 use pangea_pgwire::{ErrorFields, SqlState};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -68,7 +68,7 @@ pub struct Gateway {
     pulses: BTreeMap<RegionId, watch::Receiver<Pulse>>,
     stop: watch::Sender<bool>,
     /// Listeners, pollers, heartbeats.
-    services: JoinSet<()>,
+    services: Mutex<JoinSet<()>>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -153,7 +153,7 @@ impl Gateway {
             services.spawn(heartbeat::watch_peer(link.clone(), sender, shared.clone()));
             services.spawn(link.clone().keep_warm(shared.gate.changes()));
         }
-        Ok(Self { shared, pulses, stop, services })
+        Ok(Self { shared, pulses, stop, services: Mutex::new(services) })
     }
 
     /// Says who is primary, and whether clients' writes are held.
@@ -181,8 +181,8 @@ impl Gateway {
     }
 
     /// Refuses new clients, ends the sessions with 57P01 and returns when they are gone, within 5 s.
-    pub async fn stop(mut self) {
-        self.services.shutdown().await;
+    pub async fn stop(&self) {
+        self.services.lock().await.shutdown().await;
         self.stop.send_replace(true);
         // Each session holds a receiver of `stopping` besides the one in `Shared`.
         let gone = async {

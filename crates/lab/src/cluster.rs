@@ -11,9 +11,10 @@ use nix::unistd::geteuid;
 use pangea_agent::PgBin;
 use pangea_base::RegionId;
 use pangea_node::{
-    ClientAuth, Health, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig, RegionStatus,
-    TlsConfig,
+    ClientAuth, FailoverConfig, Health, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig,
+    RegionStatus, TlsConfig,
 };
+use pangea_store::StoreConfig;
 use tokio::task::JoinHandle;
 
 use crate::certs::{self, Pem};
@@ -67,6 +68,10 @@ pub struct ClusterOptions {
     pub postgres_settings: Vec<String>,
     /// Longest time, in seconds, from a client's connection to its proven identity.
     pub authentication_timeout_s: u64,
+    /// Where the topology and the lease are kept; a file of the cluster when absent.
+    pub store: Option<StoreConfig>,
+    /// When other regions take over.
+    pub failover: FailoverConfig,
     /// How long all regions together may take to become ready.
     pub ready_timeout: Duration,
 }
@@ -88,6 +93,8 @@ impl ClusterOptions {
             os_user: None,
             postgres_settings: Vec::new(),
             authentication_timeout_s: RegionConfig::AUTHENTICATION_TIMEOUT_S,
+            store: None,
+            failover: FailoverConfig::default(),
             ready_timeout: Duration::from_secs(120),
         }
     }
@@ -418,9 +425,9 @@ fn region_names(
         if names.iter().take(index).any(|earlier| earlier == name) {
             return Err(ClusterError::Options(format!("--regions names {name} twice")));
         }
-        if name.as_str() == "ca" {
-            let problem = "a region cannot be named ca: that is the directory of the certificates";
-            return Err(ClusterError::Options(problem.to_owned()));
+        if ["ca", "store"].contains(&name.as_str()) {
+            let problem = format!("a region cannot be named {name}: that is a directory of the cluster");
+            return Err(ClusterError::Options(problem));
         }
     }
     Ok(names)
@@ -479,6 +486,7 @@ fn write_files(
         .map_err(|error| ClusterError::Options(format!("the manifest cannot be written: {error}")))?;
     ours.private_file(&layout.manifest(), &text)?;
     ours.private_dir(&layout.ca_dir())?;
+    owner.private_dir(&layout.store_dir())?;
     let authority = authority(layout, &manifest.cluster)?;
     let password = match read_if_any(&layout.password())? {
         Some(text) => text.trim().to_owned(),
@@ -499,7 +507,7 @@ fn write_files(
         owner.private_file(&dir.join("tls/cert.pem"), &pem.cert)?;
         owner.private_file(&dir.join("tls/key.pem"), &pem.key)?;
         owner.private_file(&dir.join("initial_password"), &format!("{password}\n"))?;
-        let config = region_config(&dir, manifest, entry, wan, options)?;
+        let config = region_config(&dir, manifest, entry, wan, options, &layout.store_dir())?;
         let text = toml::to_string(&config).map_err(|error| {
             ClusterError::Options(format!("the configuration cannot be written: {error}"))
         })?;
@@ -514,6 +522,7 @@ fn region_config(
     entry: &RegionEntry,
     wan: Option<&Wan>,
     options: &ClusterOptions,
+    store_dir: &Path,
 ) -> Result<RegionConfig, ClusterError> {
     let mut peers = Vec::new();
     for peer in manifest.regions.iter().filter(|peer| peer.name != entry.name) {
@@ -527,6 +536,11 @@ fn region_config(
         cluster: manifest.cluster.clone(),
         region: entry.name.clone(),
         primary: manifest.primary.clone(),
+        store: options
+            .store
+            .clone()
+            .unwrap_or_else(|| StoreConfig::Embedded { path: store_dir.join("control.json") }),
+        failover: options.failover.clone(),
         data_dir: dir.to_owned(),
         pg_bin: manifest.pg_bin.clone(),
         os_user: manifest.os_user.clone(),

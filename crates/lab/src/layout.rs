@@ -75,6 +75,10 @@ impl Layout {
         self.data_dir.join("admin.sock")
     }
 
+    pub(crate) fn store_dir(&self) -> PathBuf {
+        self.data_dir.join("store")
+    }
+
     pub(crate) fn ca_dir(&self) -> PathBuf {
         self.data_dir.join("ca")
     }

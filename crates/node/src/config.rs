@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use pangea_base::RegionId;
 use pangea_consistency::{ReadSettings, SETTING_NAMES, Setting, SettingError};
+use pangea_control::Policy;
+use pangea_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 
 /// One region.
@@ -15,8 +17,13 @@ pub struct RegionConfig {
     pub cluster: String,
     /// Name of this region.
     pub region: RegionId,
-    /// The region whose server is writable.
+    /// The region that is primary when the cluster is made. Later the store says which it is.
     pub primary: RegionId,
+    /// Where the topology and the lease are kept. All regions of a cluster name the same place.
+    pub store: StoreConfig,
+    /// When other regions take over.
+    #[serde(default)]
+    pub failover: FailoverConfig,
     /// Directory of this region. Holds `pgdata`, `run` (sockets), `log`.
     pub data_dir: PathBuf,
     /// Directory with `postgres`, `initdb`, `pg_basebackup`; found when absent.
@@ -61,6 +68,35 @@ fn clients_max_default() -> usize {
 
 fn authentication_timeout_default() -> u64 {
     RegionConfig::AUTHENTICATION_TIMEOUT_S
+}
+
+/// When other regions take over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FailoverConfig {
+    /// How long, in milliseconds, a primary may write after it has renewed its lease. About as long, and half a second,
+    /// writes are away when a region dies. The same in all regions.
+    pub lease_ttl_ms: u64,
+    /// What a new cluster begins with; later `pangea policy` changes it.
+    pub policy: Policy,
+}
+
+impl Default for FailoverConfig {
+    fn default() -> Self {
+        Self { lease_ttl_ms: 3000, policy: Policy::default() }
+    }
+}
+
+impl FailoverConfig {
+    /// Shorter leases would end for want of a moment's patience.
+    const LEASE_TTL_MS_MIN: u64 = 600;
+
+    fn check(&self) -> Result<(), String> {
+        if self.lease_ttl_ms < Self::LEASE_TTL_MS_MIN {
+            return Err(format!("failover.lease_ttl_ms must be at least {}", Self::LEASE_TTL_MS_MIN));
+        }
+        Ok(())
+    }
 }
 
 /// Addresses of the gateway.
@@ -226,6 +262,9 @@ impl RegionConfig {
             config.primary == config.region || config.peers.iter().any(|p| p.region == config.primary);
         if let Err(error) = config.read_consistency.check() {
             let problem = format!("read_consistency: {error}. {}", error.hint);
+            return Err(ConfigError::Invalid { path: path.to_owned(), problem });
+        }
+        if let Err(problem) = config.failover.check() {
             return Err(ConfigError::Invalid { path: path.to_owned(), problem });
         }
         if !known {

@@ -5,6 +5,7 @@
 //! uplink. On the way down the gateway goes first, so that clients are told before their server is gone.
 
 mod config;
+mod control;
 mod lag;
 mod privileges;
 mod region;
@@ -13,8 +14,10 @@ mod status_file;
 mod status_server;
 
 pub use config::{
-    ClientAuth, ConfigError, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig, TlsConfig,
+    ClientAuth, ConfigError, FailoverConfig, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig,
+    TlsConfig,
 };
+pub use control::{ControlStatus, FailoverRequest, SwitchoverAnswer, watch};
 pub use privileges::{PrivilegeError, lookup_user};
 pub use region::{NodeError, RunOptions, StopWith, run};
 pub use status::{Endpoints, Health, PeerView, ReaderStatus, RegionStatus, Role};

@@ -4,18 +4,21 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
-use pangea_agent::{PgBin, PgBinError, Phase, Server, ServerError, ServerRole, ServerSpec, StatusPoller};
+use pangea_agent::{Orders, PgBin, PgBinError, Phase, Server, ServerError, ServerSpec, StatusPoller};
 use pangea_base::{Epoch, RegionId};
+use pangea_control::{Desired, Member, Settings, Topology};
 use pangea_gateway::{
     Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, Peer, PeerStatus, StartError, TlsFiles,
 };
+use pangea_store::{Store, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
+use crate::control::{ControlPlane, Driven};
 use crate::lag::LagTracker;
 use crate::status::{Endpoints, Health, PeerView, ReaderStatus, RegionStatus, Role};
 use crate::status_file::Lags;
@@ -25,8 +28,6 @@ use crate::{ClientAuth, LOCK_FILE, PrivilegeError, RegionConfig, STATUS_SOCKET, 
 const OS_USER_DEFAULT: &str = "postgres";
 /// How often the primary's position is noted. Heartbeats are not more frequent.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
-/// The epoch of a topology that has never changed.
-const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// How the process is run.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +85,9 @@ pub enum NodeError {
     /// The server does not start.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The store cannot be used.
+    #[error("the store of the topology cannot be used")]
+    Store(#[from] StoreError),
     /// The status socket cannot be made.
     #[error("cannot listen on the status socket {path}")]
     StatusSocket {
@@ -122,18 +126,36 @@ pub fn run(config: RegionConfig, options: RunOptions) -> Result<(), NodeError> {
 async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeError> {
     let stop = stop_signal(options.stop_with).map_err(NodeError::Process)?;
     let bin = PgBin::find(config.pg_bin.as_deref())?;
-    let gateway = Gateway::start(gateway_config(&config))
+    let store = Store::open(&config.store).await?;
+    let control = ControlPlane::new(control_settings(&config));
+    let gateway = Gateway::start(gateway_config(&config), control.clone())
         .await
         .map_err(|source| NodeError::Gateway { region: config.region.clone(), source })?;
-    let mut server = Server::start(main_spec(&config, &bin));
+    let gateway = Arc::new(gateway);
+    let undecided = Orders { role: Desired::Undecided, create: false, follows: None };
+    let (orders, ordered) = watch::channel(undecided);
+    let mut server = Server::start(main_spec(&config, &bin), ordered);
     let readers: Vec<(Server, StatusPoller, String)> = reader_specs(&config, &bin)
         .into_iter()
         .map(|spec| {
             let (poller, name) = (StatusPoller::start(spec.socket_dir.clone()), spec.name.clone());
-            (Server::start(spec), poller, name)
+            (Server::start(spec, watch::channel(Orders::standby()).1), poller, name)
         })
         .collect();
-    let region = Arc::new(Region::new(config, &bin, gateway, &server, &readers));
+    let poller = Arc::new(StatusPoller::start(config.run_dir()));
+    let driven = Driven {
+        gateway: gateway.clone(),
+        orders,
+        states: server.states(),
+        poller: poller.clone(),
+        store: store.clone(),
+        pgdata: config.pgdata(),
+        socket_dir: config.run_dir(),
+    };
+    let mut control_tasks = JoinSet::new();
+    control_tasks.spawn(control.clone().follow_store(store));
+    control_tasks.spawn(control.clone().drive(driven));
+    let region = Arc::new(Region::new(config, &bin, Sources { gateway, control, poller }, &server, &readers));
     let status = status_server::start(&region.config.run_dir().join(STATUS_SOCKET), Arc::clone(&region))?;
     let (stop_readers, reader_tasks) = care_for_readers(readers);
     let functions = tokio::spawn(pangea_agent::keep_functions(region.config.run_dir()));
@@ -146,15 +168,14 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     };
     tracing::info!(region = %region.config.region, "stopping");
     functions.abort();
-    let gateway = lock_state(&region.gateway).take();
-    if let Some(gateway) = gateway {
-        gateway.stop().await;
-    }
+    region.gateway.stop().await;
     stop_readers.send_replace(true);
     reader_tasks.join_all().await;
     if result.is_ok() {
         server.stop().await?;
     }
+    // Last: while the server stops it still writes, and needs the lease.
+    control_tasks.shutdown().await;
     status.abort();
     let _ = std::fs::remove_file(region.config.run_dir().join(STATUS_SOCKET));
     tracing::info!(region = %region.config.region, "stopped");
@@ -212,7 +233,6 @@ fn gateway_config(config: &RegionConfig) -> GatewayConfig {
         authentication_timeout: Duration::from_secs(config.authentication_timeout_s),
         region: config.region.clone(),
         primary: config.primary.clone(),
-        epoch: FIRST_EPOCH,
         cluster: config.listen.cluster,
         reader: config.listen.reader,
         writer: config.listen.writer,
@@ -251,18 +271,14 @@ fn reader_dir(config: &RegionConfig, number: u8) -> PathBuf {
 }
 
 fn main_spec(config: &RegionConfig, bin: &PgBin) -> ServerSpec {
-    let role = if config.region == config.primary {
-        ServerRole::Primary { password_file: config.initial_password_file.clone() }
-    } else {
-        ServerRole::Standby { uplink_dir: config.uplink_dir() }
-    };
     ServerSpec {
         name: config.region.to_string(),
         bin: bin.clone(),
         pgdata: config.pgdata(),
         socket_dir: config.run_dir(),
         log_file: config.data_dir.join("log").join("postgres.log"),
-        role,
+        password_file: config.initial_password_file.clone(),
+        uplink_dir: config.uplink_dir(),
         custom_settings: config.read_consistency.server_settings(),
         user_settings: config.postgres_settings.clone(),
     }
@@ -274,7 +290,6 @@ fn reader_specs(config: &RegionConfig, bin: &PgBin) -> Vec<ServerSpec> {
         pgdata: reader_data_dir(config, number),
         socket_dir: reader_dir(config, number),
         log_file: config.data_dir.join("log").join(format!("reader{number}.log")),
-        role: ServerRole::Standby { uplink_dir: config.uplink_dir() },
         ..main_spec(config, bin)
     };
     (1..=config.readers).map(spec).collect()
@@ -294,13 +309,37 @@ fn lock(config: &RegionConfig) -> Result<Flock<std::fs::File>, NodeError> {
         .map_err(|_| NodeError::Running { region: config.region.clone(), path: config.data_dir.clone() })
 }
 
+fn control_settings(config: &RegionConfig) -> Settings {
+    let names = config.peers.iter().map(|peer| &peer.region).chain([&config.region]);
+    let members = names.map(|region| (region.clone(), Member::default())).collect();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut topology = Topology::new(config.cluster.clone(), config.primary.clone(), members, wall.as_secs());
+    topology.policy = config.failover.policy.clone();
+    Settings {
+        cluster: config.cluster.clone(),
+        me: config.region.clone(),
+        // Two processes of a region do not begin in one nanosecond.
+        process: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX),
+        ttl: Duration::from_millis(config.failover.lease_ttl_ms),
+        bootstrap: (config.region == config.primary).then_some(topology),
+    }
+}
+
+/// Whom the region's status is asked of.
+struct Sources {
+    gateway: Arc<Gateway>,
+    control: Arc<ControlPlane>,
+    poller: Arc<StatusPoller>,
+}
+
 /// What the status is made from.
 pub(crate) struct Region {
     config: RegionConfig,
     postgres: String,
-    gateway: Mutex<Option<Gateway>>,
+    gateway: Arc<Gateway>,
+    control: Arc<ControlPlane>,
     phase: watch::Receiver<Phase>,
-    poller: StatusPoller,
+    poller: Arc<StatusPoller>,
     readers: Vec<Reader>,
     lag: Mutex<LagTracker>,
     was_ready: Mutex<bool>,
@@ -321,7 +360,7 @@ impl Region {
     fn new(
         config: RegionConfig,
         bin: &PgBin,
-        gateway: Gateway,
+        sources: Sources,
         server: &Server,
         readers: &[(Server, StatusPoller, String)],
     ) -> Self {
@@ -330,11 +369,13 @@ impl Region {
             phase: server.phases(),
             answers: poller.answers(),
         });
+        let Sources { gateway, control, poller } = sources;
         Self {
             postgres: bin.version().to_string(),
-            gateway: Mutex::new(Some(gateway)),
+            gateway,
+            control,
             phase: server.phases(),
-            poller: StatusPoller::start(config.run_dir()),
+            poller,
             readers: readers.collect(),
             lag: Mutex::default(),
             was_ready: Mutex::new(false),
@@ -342,12 +383,21 @@ impl Region {
         }
     }
 
-    fn is_primary(&self) -> bool {
-        self.config.region == self.config.primary
+    pub(crate) fn name(&self) -> &RegionId {
+        &self.config.region
     }
 
-    fn gateway_status(&self) -> Option<GatewayStatus> {
-        lock_state(&self.gateway).as_ref().map(Gateway::status)
+    pub(crate) fn control(&self) -> &ControlPlane {
+        &self.control
+    }
+
+    /// The newest epoch that is known, and its primary; in the beginning what the configuration says.
+    fn primary(&self) -> (Epoch, RegionId) {
+        self.control.primary().unwrap_or_else(|| (Epoch(0), self.config.primary.clone()))
+    }
+
+    fn is_primary(&self) -> bool {
+        self.config.region == self.primary().1
     }
 
     /// Notes the primary's position, and writes the status file, for as long as the region runs.
@@ -356,7 +406,7 @@ impl Region {
         loop {
             lags.write(&self.status(), &self.running_data_dirs());
             tokio::time::sleep(LAG_INTERVAL).await;
-            let position = self.gateway_status().and_then(|status| self.primary_peer(&status)?.position);
+            let position = self.primary_peer(&self.gateway.status()).and_then(|peer| peer.position);
             if let Some(position) = position {
                 lock_state(&self.lag).hear(Instant::now(), position.lsn);
             }
@@ -374,15 +424,17 @@ impl Region {
 
     /// The primary as seen by heartbeats, when it is another region and answers.
     fn primary_peer<'a>(&self, status: &'a GatewayStatus) -> Option<&'a PeerStatus> {
-        status.peers.iter().find(|peer| peer.region == self.config.primary && peer.reachable)
+        let (_, primary) = self.primary();
+        status.peers.iter().find(|peer| peer.region == primary && peer.reachable)
     }
 
     /// The status now.
     pub(crate) fn status(&self) -> RegionStatus {
-        let gateway = self.gateway_status();
+        let gateway = self.gateway.status();
+        let (epoch, primary) = self.primary();
         let server = self.poller.latest();
         let position = server.as_ref().and_then(|server| server.position);
-        let (lag_bytes, lag_time) = self.lag_now(gateway.as_ref(), position.map(|position| position.lsn));
+        let (lag_bytes, lag_time) = self.lag_now(&gateway, position.map(|position| position.lsn));
         let streaming = server.as_ref().is_some_and(|server| server.streaming);
         let (health, detail) = self.health(server.is_some(), streaming);
         let listen = &self.config.listen;
@@ -390,8 +442,8 @@ impl Region {
             cluster: self.config.cluster.clone(),
             region: self.config.region.clone(),
             role: if self.is_primary() { Role::Primary } else { Role::Secondary },
-            primary: self.config.primary.clone(),
-            epoch: FIRST_EPOCH,
+            primary,
+            epoch,
             health,
             detail,
             postgres: self.postgres.clone(),
@@ -402,8 +454,8 @@ impl Region {
                 .map(|at| at.as_secs_f64()),
             replication_lag_bytes: lag_bytes,
             replication_lag_seconds: lag_time.map(|lag| lag.as_secs_f64()),
-            sessions: gateway.as_ref().map_or(0, |gateway| gateway.sessions),
-            forwarded_sessions: gateway.as_ref().map_or(0, |gateway| gateway.forwarded_sessions),
+            sessions: gateway.sessions,
+            forwarded_sessions: gateway.forwarded_sessions,
             pid: std::process::id(),
             endpoints: Endpoints {
                 cluster: listen.cluster,
@@ -412,13 +464,13 @@ impl Region {
                 link: listen.link,
             },
             readers: self.readers.iter().map(Reader::status).collect(),
-            peers: gateway.map(|gateway| gateway.peers.iter().map(view).collect()).unwrap_or_default(),
+            peers: gateway.peers.iter().map(view).collect(),
         }
     }
 
     fn lag_now(
         &self,
-        gateway: Option<&GatewayStatus>,
+        gateway: &GatewayStatus,
         replayed: Option<pangea_base::Lsn>,
     ) -> (Option<u64>, Option<Duration>) {
         let Some(replayed) = replayed else { return (None, None) };
@@ -426,7 +478,7 @@ impl Region {
             return (Some(0), Some(Duration::ZERO));
         }
         // A primary that does not answer may have gone on writing: what it last said is no lag.
-        let Some(primary) = gateway.and_then(|status| Some(self.primary_peer(status)?.position?.lsn)) else {
+        let Some(primary) = self.primary_peer(gateway).and_then(|peer| Some(peer.position?.lsn)) else {
             return (None, None);
         };
         let mut tracker = lock_state(&self.lag);

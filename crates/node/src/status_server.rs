@@ -3,10 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use pangea_control::{SwitchoverRequest, TopologyChange};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
+use crate::control::{ControlStatus, FailoverRequest, SwitchoverAnswer};
 use crate::region::{NodeError, Region};
 use crate::status::RegionStatus;
 
@@ -19,7 +24,13 @@ pub(crate) fn start(path: &Path, region: Arc<Region>) -> Result<JoinHandle<()>, 
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let router = Router::new().route("/v1/status", get(status)).with_state(region);
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/control", get(control))
+        .route("/v1/switchover", post(switchover))
+        .route("/v1/failover", post(failover))
+        .route("/v1/change", post(change))
+        .with_state(region);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the status socket is closed");
@@ -29,4 +40,29 @@ pub(crate) fn start(path: &Path, region: Arc<Region>) -> Result<JoinHandle<()>, 
 
 async fn status(State(region): State<Arc<Region>>) -> Json<RegionStatus> {
     Json(region.status())
+}
+
+async fn control(State(region): State<Arc<Region>>) -> Json<ControlStatus> {
+    Json(region.control().status(region.name()))
+}
+
+async fn switchover(
+    State(region): State<Arc<Region>>,
+    Json(request): Json<SwitchoverRequest>,
+) -> Json<SwitchoverAnswer> {
+    Json(region.control().switchover(&request))
+}
+
+async fn failover(
+    State(region): State<Arc<Region>>,
+    Json(request): Json<FailoverRequest>,
+) -> Result<String, (StatusCode, String)> {
+    region.control().failover(&request).map_err(|why| (StatusCode::CONFLICT, why))
+}
+
+async fn change(
+    State(region): State<Arc<Region>>,
+    Json(change): Json<TopologyChange>,
+) -> Result<(), (StatusCode, String)> {
+    region.control().change(change).map_err(|why| (StatusCode::CONFLICT, why))
 }

@@ -1,0 +1,364 @@
+//! The region's part in control, run: the pure controller is told what happens and what it says is done.
+//!
+//! Three tasks: one decides and does (`drive`), one reads the store (`follow_store`), and each write to the store is one
+//! of its own. The gateway brings the other regions' words.
+
+mod clock;
+mod requests;
+mod watchdog;
+
+pub use requests::{ControlStatus, FailoverRequest, SwitchoverAnswer};
+pub use watchdog::watch;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pangea_agent::{Orders, ServerPosition, State, StatusPoller};
+use pangea_base::{Epoch, RegionId};
+use pangea_control::{
+    Controller, Desired, Gate, Loaded, Output, PeerState, Server, Settings, StoreWrite, TopologyChange,
+    Written,
+};
+use pangea_gateway::{Control, Gateway};
+use pangea_store::{Key, Outcome, Snapshot, Store, StoreError, Version, Write};
+use tokio::sync::{Notify, watch};
+
+use clock::Clock;
+use watchdog::Watchdog;
+
+/// Pause after the store could not be read.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// The store is read this often even if it says that nothing has changed.
+const STORE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The region's part in control.
+#[derive(Debug)]
+pub(crate) struct ControlPlane {
+    controller: Mutex<Controller>,
+    clock: Clock,
+    /// Something has happened: decide anew.
+    wake: Notify,
+    /// The store has been written: read it now.
+    reload: Notify,
+    news: watch::Sender<u64>,
+    /// What the other regions were told last, as far as they are to be told at once.
+    told: Mutex<Option<PeerState>>,
+    store_problem: Mutex<Option<String>>,
+}
+
+/// What the control plane drives.
+pub(crate) struct Driven {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) orders: watch::Sender<Orders>,
+    pub(crate) states: watch::Receiver<State>,
+    pub(crate) poller: Arc<StatusPoller>,
+    pub(crate) store: Store,
+    pub(crate) pgdata: std::path::PathBuf,
+    pub(crate) socket_dir: std::path::PathBuf,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ControlPlane {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            controller: Mutex::new(Controller::new(settings)),
+            clock: Clock,
+            wake: Notify::new(),
+            reload: Notify::new(),
+            news: watch::channel(0).0,
+            told: Mutex::default(),
+            store_problem: Mutex::default(),
+        })
+    }
+
+    fn controller(&self) -> MutexGuard<'_, Controller> {
+        lock(&self.controller)
+    }
+
+    /// The newest epoch that is known, and its primary.
+    pub(crate) fn primary(&self) -> Option<(Epoch, RegionId)> {
+        self.controller().primary()
+    }
+
+    /// Asks for a change of the topology.
+    pub(crate) fn change(&self, change: TopologyChange) -> Result<(), String> {
+        let changed = self.controller().change(change);
+        self.wake.notify_one();
+        changed
+    }
+
+    /// Reads the store whenever it changes, for ever.
+    pub(crate) async fn follow_store(self: Arc<Self>, store: Store) {
+        let mut seen = Snapshot::default();
+        loop {
+            match store.load().await {
+                Ok(snapshot) => match read(&snapshot) {
+                    Ok(loaded) => {
+                        self.controller().loaded(self.clock.now(), loaded);
+                        *lock(&self.store_problem) = None;
+                        seen = snapshot;
+                    }
+                    Err(problem) => self.report(problem),
+                },
+                Err(error) => self.report(error.to_string()),
+            }
+            self.wake.notify_one();
+            let healthy = lock(&self.store_problem).is_none();
+            tokio::select! {
+                () = store.changed(&seen, STORE_INTERVAL), if healthy => {}
+                () = tokio::time::sleep(RETRY_DELAY), if !healthy => {}
+                () = self.reload.notified() => {}
+            }
+        }
+    }
+
+    fn report(&self, problem: String) {
+        let mut known = lock(&self.store_problem);
+        if known.is_none() {
+            tracing::warn!(problem, "the store cannot be read");
+        }
+        *known = Some(problem);
+    }
+
+    /// Decides and does, for ever.
+    pub(crate) async fn drive(self: Arc<Self>, driven: Driven) {
+        let mut driver = Driver {
+            emptied: driven.gateway.emptied(),
+            answers: driven.poller.answers(),
+            states: driven.states.clone(),
+            watchdog: None,
+            prepared: None,
+            plane: self,
+            driven,
+        };
+        loop {
+            let again = driver.once().await;
+            driver.wait(again).await;
+        }
+    }
+}
+
+impl Control for ControlPlane {
+    fn state(&self) -> Option<PeerState> {
+        self.controller().told(self.clock.now())
+    }
+
+    fn asked(&self, state: PeerState) -> Option<PeerState> {
+        let answer = self.controller().asked(self.clock.now(), state);
+        self.wake.notify_one();
+        answer
+    }
+
+    fn heard(&self, asked: Instant, state: PeerState) {
+        self.controller().heard(self.clock.at(asked), state);
+        self.wake.notify_one();
+    }
+
+    fn lost(&self, region: &RegionId) {
+        self.controller().lost(region);
+        self.wake.notify_one();
+    }
+
+    fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+}
+
+struct Driver {
+    plane: Arc<ControlPlane>,
+    driven: Driven,
+    emptied: Arc<Notify>,
+    answers: watch::Receiver<Option<ServerPosition>>,
+    states: watch::Receiver<State>,
+    watchdog: Option<Watchdog>,
+    /// The transition that a checkpoint was begun for.
+    prepared: Option<u64>,
+}
+
+impl Driver {
+    /// Decides once; how long until it is to be done again at the latest.
+    async fn once(&mut self) -> Duration {
+        let state = *self.states.borrow_and_update();
+        let answer = self.answers.borrow_and_update().clone();
+        let server = server(state, answer.as_ref());
+        let (held, busy) = self.driven.gateway.held();
+        let (now, wall) = (self.plane.clock.now(), self.plane.clock.wall());
+        let (output, orders, urgent) = {
+            let mut controller = self.plane.controller();
+            controller.server(server);
+            controller.gateway(held, busy);
+            let output = controller.poll(now, wall);
+            let system = answer.and_then(|answer| answer.system);
+            let topology = controller.topology();
+            let create = topology.is_some_and(|topology| topology.system.is_none());
+            let follows = controller.follows();
+            let urgent = topology.is_some_and(|topology| topology.transition.is_some());
+            if let Some(system) = system.filter(|_| create && output.desired == Desired::Primary) {
+                // An error means that it is tried again in a moment.
+                let _ = controller.change(TopologyChange::System(system));
+            }
+            (output.clone(), Orders { role: output.desired, create, follows }, urgent)
+        };
+        self.driven.poller.set_urgent(urgent);
+        // The gate closes before the server is told to go, and opens after it has come.
+        if let Some(gate) = output.gate.clone() {
+            self.set_gate(gate);
+        }
+        self.allow(&output).await;
+        self.driven.orders.send_if_modified(|known| std::mem::replace(known, orders) != orders);
+        self.tell(output.state.as_ref());
+        if let Some(transition) = output.prepare.filter(|id| self.prepared != Some(*id)) {
+            self.prepare(transition);
+        }
+        if let Some(write) = output.write {
+            self.write(write);
+        }
+        output.again
+    }
+
+    fn set_gate(&self, gate: Gate) {
+        self.driven.gateway.set_gate(gate);
+    }
+
+    /// Tells the watchdog until when the server may write.
+    async fn allow(&mut self, output: &Output) {
+        let until = output.lease_until;
+        if until.is_some() && self.watchdog.as_mut().is_none_or(|watchdog| !watchdog.is_alive()) {
+            match Watchdog::start(&self.driven.pgdata) {
+                Ok(watchdog) => self.watchdog = Some(watchdog),
+                Err(error) => tracing::error!(%error, "no watchdog: this region is not fenced when it hangs"),
+            }
+        }
+        if let Some(watchdog) = &mut self.watchdog
+            && let Err(error) = watchdog.allow(until).await
+        {
+            tracing::error!(%error, "the watchdog does not listen");
+            self.watchdog = None;
+        }
+    }
+
+    /// Tells the other regions what matters to them at once; the rest goes with the heartbeats.
+    fn tell(&self, state: Option<&PeerState>) {
+        let essence = state.map(|state| PeerState {
+            at_us: 0,
+            busy: 0,
+            server: match &state.server {
+                Server::Standby { streaming, .. } => {
+                    Server::Standby { timeline: None, received: None, replayed: None, streaming: *streaming }
+                }
+                Server::Primary { .. } => Server::Primary { position: None, promotion: None },
+                other => other.clone(),
+            },
+            ..state.clone()
+        });
+        let mut told = lock(&self.plane.told);
+        if *told != essence {
+            *told = essence;
+            self.plane.news.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn prepare(&mut self, transition: u64) {
+        self.prepared = Some(transition);
+        let (plane, dir) = (self.plane.clone(), self.driven.socket_dir.clone());
+        tokio::spawn(async move {
+            match pangea_agent::checkpoint(&dir).await {
+                Ok(()) => plane.controller().prepared(transition),
+                // The switchover is rolled back when it has waited long enough.
+                Err(error) => tracing::error!(%error, "the checkpoint ahead of a switchover failed"),
+            }
+            plane.wake.notify_one();
+        });
+    }
+
+    fn write(&self, write: StoreWrite) {
+        let (plane, store) = (self.plane.clone(), self.driven.store.clone());
+        tokio::spawn(async move {
+            let written = match encode(&write) {
+                Ok(write) => store.write(write).await,
+                Err(problem) => Err(StoreError::Invalid(problem)),
+            };
+            let written = match written {
+                Ok(Outcome::Done) => Written::Done,
+                Ok(Outcome::Conflict) => Written::Conflict,
+                Err(StoreError::Unknown(problem)) => {
+                    plane.report(problem);
+                    Written::Unknown
+                }
+                Err(error) => {
+                    plane.report(error.to_string());
+                    Written::Failed
+                }
+            };
+            plane.controller().written(written);
+            plane.reload.notify_one();
+            plane.wake.notify_one();
+        });
+    }
+
+    async fn wait(&mut self, longest: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(longest) => {}
+            () = self.plane.wake.notified() => {}
+            () = self.emptied.notified() => {}
+            _ = self.states.changed() => {}
+            _ = self.answers.changed() => {}
+        }
+    }
+}
+
+/// What the controller is told of the server.
+fn server(state: State, answer: Option<&ServerPosition>) -> Server {
+    match state {
+        State::Down => Server::Down,
+        State::ShutDown(checkpoint) => Server::Stopped { checkpoint },
+        State::Standby => {
+            let answer = answer.filter(|answer| answer.in_recovery);
+            let position = answer.and_then(|answer| answer.position);
+            Server::Standby {
+                timeline: position.map(|position| position.timeline),
+                received: answer.and_then(|answer| answer.received),
+                replayed: position.map(|position| position.lsn),
+                streaming: answer.is_some_and(|answer| answer.streaming),
+            }
+        }
+        State::Primary(promotion) => {
+            let answer = answer.filter(|answer| !answer.in_recovery);
+            Server::Primary { position: answer.and_then(|answer| answer.position), promotion }
+        }
+    }
+}
+
+fn read(snapshot: &Snapshot) -> Result<Loaded, String> {
+    let invalid = |key: Key| {
+        move |error: serde_json::Error| format!("the {} in the store is not readable: {error}", key.name())
+    };
+    let mut loaded = Loaded::default();
+    if let Some(document) = snapshot.document(Key::Topology) {
+        let topology = serde_json::from_slice(&document.value).map_err(invalid(Key::Topology))?;
+        loaded.topology = Some((document.version.0, topology));
+    }
+    if let Some(document) = snapshot.document(Key::Lease) {
+        let lease = serde_json::from_slice(&document.value).map_err(invalid(Key::Lease))?;
+        loaded.lease = Some((document.version.0, lease));
+    }
+    Ok(loaded)
+}
+
+fn encode(write: &StoreWrite) -> Result<Write, String> {
+    let problem = |error: serde_json::Error| format!("a document cannot be written as JSON: {error}");
+    let expected = [(Key::Topology, write.expect_topology), (Key::Lease, write.expect_lease)];
+    let expect = expected.into_iter().filter_map(|(key, version)| Some((key, Version(version?)))).collect();
+    let mut put = Vec::new();
+    if let Some(topology) = &write.topology {
+        put.push((Key::Topology, serde_json::to_vec(topology).map_err(problem)?));
+    }
+    if let Some(lease) = &write.lease {
+        put.push((Key::Lease, serde_json::to_vec(lease).map_err(problem)?));
+    }
+    Ok(Write { expect, put })
+}
