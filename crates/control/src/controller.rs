@@ -426,7 +426,13 @@ impl Controller {
             let peer = self.peers.get(&primary).filter(|peer| peer.state.epoch == epoch);
             peer.and_then(|peer| peer.state.hold)
         };
-        let open = primary == self.settings.me && self.is_writable(now);
+        // Of a primary that was not heard of it is not known that it takes none.
+        let known = self.peers.get(&primary).filter(|peer| peer.state.epoch == epoch);
+        let open = if primary == self.settings.me {
+            self.is_writable(now)
+        } else {
+            known.is_none_or(|peer| peer.state.writable)
+        };
         Some(Gate { epoch, primary, open, hold })
     }
 

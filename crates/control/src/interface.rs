@@ -63,7 +63,7 @@ pub struct Gate {
     pub epoch: Epoch,
     /// The primary of it.
     pub primary: RegionId,
-    /// The region's own server is the primary and takes writes.
+    /// The primary takes writes, as far as is known.
     pub open: bool,
     /// Clients' writes are held for this transition.
     pub hold: Option<u64>,

@@ -33,8 +33,8 @@ pub(crate) struct GateWatch {
 impl GateWatch {
     /// Before anything is known: `primary` is where the cluster began.
     pub(crate) fn new(region: RegionId, primary: RegionId) -> Self {
-        let gate = Gate { epoch: Epoch(0), primary, open: false, hold: None };
-        let here = gate.primary == region;
+        let here = primary == region;
+        let gate = Gate { epoch: Epoch(0), primary, open: !here, hold: None };
         let users = AtomicU64::new(if here { CLOSED } else { 0 });
         let (gate, primary_here) = (watch::channel(gate).0, AtomicBool::new(here));
         Self { region, gate, primary_here, users, emptied: Arc::default() }
@@ -58,7 +58,7 @@ impl GateWatch {
 
     /// Whether nothing may begin on the primary.
     pub(crate) fn holds(&self, gate: &Gate) -> bool {
-        gate.hold.is_some() || (gate.primary == self.region && !gate.open)
+        gate.hold.is_some() || !gate.open
     }
 
     pub(crate) fn now(&self) -> Gate {
@@ -126,14 +126,14 @@ mod tests {
         let (a, b): (RegionId, RegionId) = ("a".parse().unwrap(), "b".parse().unwrap());
         let gate = GateWatch::new(b, a.clone());
         let epoch = Epoch(1);
-        gate.set(Gate { epoch, primary: a.clone(), open: false, hold: None });
+        gate.set(Gate { epoch, primary: a.clone(), open: true, hold: None });
         assert!(gate.enter());
-        gate.set(Gate { epoch, primary: a.clone(), open: false, hold: Some(7) });
+        gate.set(Gate { epoch, primary: a.clone(), open: true, hold: Some(7) });
         assert!(!gate.enter());
         assert_eq!(gate.held(), (None, 1));
         gate.leave();
         assert_eq!(gate.held(), (Some(7), 0));
-        gate.set(Gate { epoch, primary: a, open: false, hold: None });
+        gate.set(Gate { epoch, primary: a, open: true, hold: None });
         assert!(gate.enter());
     }
 

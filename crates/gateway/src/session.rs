@@ -466,9 +466,7 @@ impl Running {
     /// Does what the session wants done.
     fn attend(&mut self) {
         self.advance();
-        if self.should_split() {
-            self.session.split();
-        }
+        self.suit_access();
         self.open_what_is_wanted();
         let waits = self.session.waits_for_primary() || self.session.refusals() > 0;
         if !waits {
@@ -519,12 +517,20 @@ impl Running {
         }
     }
 
-    /// Whether the session runs all on the primary though this region has become a secondary whose server serves.
-    fn should_split(&self) -> bool {
-        self.endpoint == Endpoint::Cluster
-            && self.session.may_split()
-            && !self.shared.is_primary()
-            && self.position.known().is_some_and(|known| known.in_recovery)
+    /// On the cluster endpoint: reads here when this region has become a secondary whose server serves, all on the
+    /// primary when it has become that.
+    fn suit_access(&mut self) {
+        if self.endpoint != Endpoint::Cluster || self.session.is_split() != self.shared.is_primary() {
+            return;
+        }
+        if self.session.is_split() {
+            if self.session.join() {
+                self.local = None;
+                self.opening_local = None;
+            }
+        } else if self.session.may_split() && self.position.known().is_some_and(|known| known.in_recovery) {
+            self.session.split();
+        }
     }
 
     /// Goes where the primary is now.
@@ -590,9 +596,7 @@ impl Running {
             moved |= self.poll_server(Leg::Primary, cx);
             if moved {
                 self.advance();
-                if self.should_split() {
-                    self.session.split();
-                }
+                self.suit_access();
             }
             if self.session.is_over() || self.wants_attention() {
                 return Poll::Ready(());

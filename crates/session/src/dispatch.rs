@@ -113,6 +113,7 @@ impl Session {
                 Decision::Wait
             }
             Decision::Send(Leg::Primary) if !self.enter(environment) => Decision::Wait,
+            Decision::Send(Leg::Local) if !self.enter_local(environment) => Decision::Wait,
             Decision::Send(Leg::Primary) if local_started => Decision::MoveUnit,
             decision => decision,
         }
@@ -121,7 +122,7 @@ impl Session {
     /// Whether something may begin on the primary; else it waits until that has been moved.
     fn enter(&mut self, environment: &mut impl Environment) -> bool {
         // What goes on there is let end; but a session that would never be idle must not go on for ever.
-        let begins = matches!(self.transaction, Transaction::Idle | Transaction::Local(_));
+        let begins = !matches!(self.transaction, Transaction::Primary) || self.begin.is_some();
         if self.entered && !(self.primary_held && begins) {
             return true;
         }
@@ -130,6 +131,12 @@ impl Session {
         }
         self.held_back = !self.entered || self.primary_held;
         !self.held_back
+    }
+
+    /// The same on the local server: where that is the primary, it is it that is moved.
+    fn enter_local(&mut self, environment: &mut impl Environment) -> bool {
+        self.local_is_primary = environment.is_primary();
+        !self.local_is_primary || matches!(self.transaction, Transaction::Local(_)) || self.enter(environment)
     }
 
     /// The server that a unit has to run on, were everything there fresh.
@@ -341,6 +348,11 @@ impl Session {
         let was_local = matches!(self.transaction, Transaction::Local(_));
         if was_local && leg == Leg::Primary {
             self.move_transaction();
+        } else if leg == Leg::Primary
+            && std::mem::take(&mut self.begin_due)
+            && let Some(begin) = self.begin.clone()
+        {
+            self.begin_on_primary(&begin);
         }
         self.provide_statements(leg, &mut unit);
         self.wrote |= leg == Leg::Primary && (unit.needs_primary || unit.unread);
@@ -352,7 +364,7 @@ impl Session {
             unit.sent.clone_from(&unit.frames);
         }
         let starting = leg == Leg::Primary && self.begun && self.link(leg).expects(Expect::Startup);
-        if starting && !was_local && !unit.continues && !unit.streams && unit.len <= RETRY_LEN_MAX {
+        if starting && !unit.continues && !unit.streams && unit.len <= RETRY_LEN_MAX {
             unit.behind_startup = true;
             unit.sent.clone_from(&unit.frames);
         }
@@ -388,11 +400,18 @@ impl Session {
         let mut rollback = BytesMut::new();
         build::query(&mut rollback, "ROLLBACK");
         self.send_hidden(Leg::Local, &rollback, Expect::Cleanup);
-        self.send_hidden(Leg::Primary, &local.begin.wire, Expect::Replay);
+        self.begin_on_primary(&local.begin.wire);
+        if self.primary.expects(Expect::Startup) {
+            self.begin = Some(local.begin.wire);
+        }
+        self.portals.clear();
+    }
+
+    fn begin_on_primary(&mut self, begin: &[u8]) {
+        self.send_hidden(Leg::Primary, begin, Expect::Replay);
         for set_up in self.set_up.clone() {
             self.send_hidden(Leg::Primary, set_up.wire(), Expect::Replay);
         }
-        self.portals.clear();
     }
 
     /// Makes the prepared statements that the unit uses on its server.

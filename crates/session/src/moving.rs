@@ -7,7 +7,7 @@
 
 use pangea_pgwire::startup::Startup;
 
-use crate::leg::{Expect, Leg, LinkState};
+use crate::leg::{Expect, Leg, Link, LinkState};
 use crate::session::{Access, Phase, Session, Transaction};
 
 impl Session {
@@ -25,9 +25,14 @@ impl Session {
     /// Whether something of this session is under way on the primary, or can be without asking.
     pub(crate) fn keeps_primary(&self) -> bool {
         let stays = self.pinned || self.listening;
-        self.phase != Phase::Over
-            && self.primary.state != LinkState::Down
-            && !(stays && self.is_idle_on_primary())
+        let uses = self.primary.state != LinkState::Down && !(stays && self.is_idle_on_primary());
+        self.phase != Phase::Over && (uses || self.keeps_local())
+    }
+
+    /// Whether something is under way on the local server, which is the primary.
+    fn keeps_local(&self) -> bool {
+        let busy = self.in_flight.iter().any(|unit| unit.leg == Some(Leg::Local));
+        self.local_is_primary && (busy || matches!(self.transaction, Transaction::Local(_)))
     }
 
     /// Whether the next unit waits for the primary to be there.
@@ -80,14 +85,17 @@ impl Session {
     /// it has run (AT-MOST-ONCE).
     pub(crate) fn requeue(&mut self) -> bool {
         let unsent = self.in_flight.iter().all(|unit| unit.behind_startup && unit.leg == Some(Leg::Primary));
-        let possible = self.begun
-            && unsent
-            && matches!(self.transaction, Transaction::Idle)
-            && !(self.pinned || self.listening);
+        let nothing_ran = match self.transaction {
+            Transaction::Idle => true,
+            Transaction::Primary => self.begin.is_some(),
+            Transaction::Local(_) => false,
+        };
+        let possible = self.begun && unsent && nothing_ran && !(self.pinned || self.listening);
         if possible {
             let asked = self.primary.expects(Expect::Position);
             let unknown = self.position_unknown;
             self.requeue_in_flight();
+            self.begin_due = self.begin.is_some();
             for unit in &mut self.pending {
                 unit.asks_position = false;
             }
@@ -102,7 +110,7 @@ impl Session {
 
     /// The primary has taken the start-up message: what follows it runs.
     pub(crate) fn is_admitted(&mut self) {
-        self.refused = 0;
+        (self.refused, self.begin, self.begin_due) = (0, None, false);
         for unit in &mut self.in_flight {
             if std::mem::take(&mut unit.behind_startup) {
                 unit.sent = Vec::new();
@@ -114,6 +122,32 @@ impl Session {
     #[must_use]
     pub fn may_split(&self) -> bool {
         self.access == Access::Primary && self.reads_committed && !(self.pinned || self.listening)
+    }
+
+    /// Runs everything on the primary, which is the local server by now; whether it does.
+    pub fn join(&mut self) -> bool {
+        let possible = self.access == Access::Split
+            && self.begun
+            && self.phase == Phase::Running
+            && self.in_flight.is_empty()
+            && self.pending.is_empty()
+            && self.local.expect.is_empty()
+            && self.local.rest == 0
+            && matches!(self.transaction, Transaction::Idle);
+        if possible {
+            self.access = Access::Primary;
+            self.local = Link::new();
+            for statement in self.statements.values_mut() {
+                statement.on[Leg::Local.index()] = false;
+            }
+        }
+        possible
+    }
+
+    /// Whether reads run on the local server and writes on the primary.
+    #[must_use]
+    pub fn is_split(&self) -> bool {
+        self.access == Access::Split
     }
 
     /// Reads in this region again, which has become a secondary; whether it does by now.

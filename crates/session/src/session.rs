@@ -175,6 +175,13 @@ pub struct Session {
     pub(crate) entered: bool,
     /// The pending unit waits for that leave.
     pub(crate) held_back: bool,
+    /// The local server is the primary: what runs there uses it.
+    pub(crate) local_is_primary: bool,
+    /// The BEGIN of a transaction that is not begun on the primary yet, because the primary has not taken the start-up
+    /// message.
+    pub(crate) begin: Option<Bytes>,
+    /// It is to be sent again.
+    pub(crate) begin_due: bool,
     /// How often the primary has refused the start-up message since it last took one.
     pub(crate) refused: u32,
     /// Transactions are READ COMMITTED when they do not say otherwise.
@@ -272,6 +279,9 @@ impl Session {
             primary_held: false,
             entered: access == Access::Primary,
             held_back: false,
+            local_is_primary: false,
+            begin: None,
+            begin_due: false,
             refused: 0,
             reads_committed: false,
             pinned: false,
