@@ -14,6 +14,7 @@ mod create;
 mod error;
 mod functions;
 mod postmaster;
+pub mod recovery;
 mod server;
 mod settings;
 mod status;

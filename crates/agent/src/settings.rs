@@ -131,7 +131,7 @@ impl ServerSpec {
 }
 
 /// The same in every region: a standby refuses to start with lower limits than its primary's.
-const FIXED: [(&str, &str); 19] = [
+const FIXED: [(&str, &str); 20] = [
     ("max_connections", "200"),
     ("max_prepared_transactions", "64"),
     // 11 regions of one server and three readers, each with a second connection while it is cloned.
@@ -143,6 +143,8 @@ const FIXED: [(&str, &str); 19] = [
     ("wal_log_hints", "on"),
     // How long a secondary may be away without being cloned anew.
     ("wal_keep_size", "'256MB'"),
+    // How much the slots that lost transactions are decoded from may hold back (`recovery::slots`).
+    ("max_slot_wal_keep_size", "'1GB'"),
     ("hot_standby", "on"),
     // Long reads in a secondary are not cancelled by vacuum on the primary.
     ("hot_standby_feedback", "on"),
