@@ -69,7 +69,7 @@ pub async fn fork_of(source: &str, timeline: Timeline) -> Result<Fork, RecoveryE
     let session =
         Session::open(&parse_conninfo(source)?, "postgres").await.map_err(RecoveryError::sql(asking))?;
     let current = current_timeline(&session).await?;
-    let file = format!("SELECT pg_read_file('pg_wal/{:08X}.history', true)", current.0);
+    let file = format!("SELECT pg_read_file('pg_wal/{:08X}.history', 0, 1000000, true)", current.0);
     let text = session.value(&file).await.map_err(RecoveryError::sql(asking))?.unwrap_or_default();
     let history = History::parse(current, &text)
         .map_err(|error| RecoveryError::Unexpected { who: "the new primary", what: error.to_string() })?;
