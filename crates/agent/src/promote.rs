@@ -63,7 +63,7 @@ pub async fn checkpoint(dir: &Path) -> Result<(), tokio_postgres::Error> {
     connect(dir).await?.batch_execute("CHECKPOINT").await
 }
 
-async fn connect(dir: &Path) -> Result<Client, tokio_postgres::Error> {
+pub(crate) async fn connect(dir: &Path) -> Result<Client, tokio_postgres::Error> {
     let mut config = Config::new();
     config.host_path(dir).port(SOCKET_PORT).user("postgres").dbname("postgres");
     config.application_name("pangea-agent").options("-c search_path=pg_catalog,pg_temp");

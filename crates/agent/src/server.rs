@@ -15,21 +15,23 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use pangea_base::{Epoch, Position};
+use pangea_base::{Epoch, Lsn, Position, RegionId};
 use pangea_control::{Desired, Promotion};
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::control_data::control_data;
 use crate::error::{ServerError, chain};
 use crate::promote::{end_hung_standbys, promote};
+use crate::recovery::{ClusterState, control_data};
 use crate::settings::ServerSpec;
-use crate::{create, postmaster};
+use crate::{create, postmaster, rejoin};
 
 /// Pause before the first and before later restarts.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often a standby that follows another region is asked whether it can.
+const DIVERGENCE_INTERVAL: Duration = Duration::from_secs(2);
 /// A server that ran this long has recovered: the next restart is quick again.
 const STABLE: Duration = Duration::from_secs(60);
 
@@ -72,15 +74,35 @@ impl fmt::Display for Phase {
     }
 }
 
+/// The primary in another region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Since when it is.
+    pub epoch: Epoch,
+    /// Its region.
+    pub primary: RegionId,
+    /// The last epoch in which this region was primary; 0 if it never was.
+    pub lost_epoch: Epoch,
+    /// Where timelines were left, and the first transaction id after each.
+    pub forks: Vec<(Lsn, u64)>,
+}
+
+impl Followed {
+    /// The first transaction id after this fork.
+    pub(crate) fn xid_at(&self, fork: Lsn) -> Option<u64> {
+        self.forks.iter().rev().find(|(lsn, _)| *lsn == fork).map(|(_, xid)| *xid)
+    }
+}
+
 /// What is ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orders {
     /// The role.
     pub role: Desired,
     /// There is no data of this cluster yet anywhere: a primary makes it.
     pub create: bool,
-    /// Another region is primary, since this epoch: what a standby is not part of must go.
-    pub follows: Option<Epoch>,
+    /// Another region is primary: what its log does not have must go.
+    pub follows: Option<Followed>,
 }
 
 impl Orders {
@@ -231,10 +253,12 @@ impl Care {
             return Ok(self.stay_stopped().await);
         }
         postmaster::stop_leftover(&self.spec.pgdata).await?;
+        postmaster::remove_stale_socket_lock(&self.spec.socket())?;
+        let reader = self.orders.clone();
         let prepared = tokio::select! {
-            prepared = create::prepare(&self.spec, orders, &self.told.phase) => prepared,
+            prepared = create::prepare(&self.spec, orders.role, &reader, &self.told.phase) => prepared,
             () = told(&mut self.stop) => return Ok(Ended::Told),
-            () = other_orders(&mut self.orders, orders) => return Ok(Ended::Ordered),
+            () = other_orders(&mut self.orders, &orders) => return Ok(Ended::Ordered),
         };
         prepared?;
         let starting = if self.has_run() { Phase::Restarting } else { Phase::Starting };
@@ -247,7 +271,7 @@ impl Care {
                 postmaster::stop(&mut child).await;
                 return Ok(Ended::Told);
             }
-            () = other_orders(&mut self.orders, orders) => {
+            () = other_orders(&mut self.orders, &orders) => {
                 self.kill(&mut child).await;
                 return Ok(Ended::Ordered);
             }
@@ -266,7 +290,7 @@ impl Care {
     /// Waits for a role. Data of a standby may serve before anybody says so: it never writes by itself.
     async fn role_to_start(&mut self) -> Result<Option<Orders>, ServerError> {
         loop {
-            let orders = *self.orders.borrow_and_update();
+            let orders = self.orders.borrow_and_update().clone();
             if orders.role != Desired::Undecided {
                 return Ok(Some(orders));
             }
@@ -295,9 +319,9 @@ impl Care {
             if create::is_standby(&self.spec.pgdata) { State::Standby } else { State::Primary(None) };
         self.told.phase.send_replace(Phase::Running);
         loop {
-            let orders = *self.orders.borrow_and_update();
+            let role = self.orders.borrow_and_update().role;
             let primary = matches!(state, State::Primary(_));
-            match orders.role {
+            match role {
                 Desired::Primary if !primary => {
                     // When it does not come out of recovery it is asked again with the next start.
                     let promotion = promote(&self.spec.socket_dir).await?;
@@ -315,7 +339,16 @@ impl Care {
                 Desired::Primary | Desired::Standby | Desired::Undecided => {}
             }
             self.told.state.send_replace(state);
+            let follows = state == State::Standby && self.orders.borrow().follows.is_some();
             tokio::select! {
+                () = tokio::time::sleep(DIVERGENCE_INTERVAL), if follows => {
+                    if rejoin::is_diverged(&self.spec).await {
+                        tracing::warn!(server = self.spec.name, "it has received what the primary has not");
+                        postmaster::stop(child).await;
+                        create::unmark_standby(&self.spec.pgdata)?;
+                        return Ok(Ended::Ordered);
+                    }
+                }
                 status = child.wait() => {
                     return Ok(Ended::Died(status.map_or_else(|e| e.to_string(), |s| s.to_string())));
                 }
@@ -345,11 +378,12 @@ impl Care {
         }
         postmaster::stop(child).await;
         match control_data(&spec.bin, &spec.pgdata).await {
-            Ok(data) if data.is_shut_down() => {
-                self.told.state.send_replace(State::ShutDown(data.checkpoint));
+            Ok(data) if data.state == ClusterState::ShutDown => {
+                let checkpoint = Position { timeline: data.timeline, lsn: data.checkpoint };
+                self.told.state.send_replace(State::ShutDown(checkpoint));
             }
             Ok(data) => {
-                tracing::warn!(server = spec.name, state = data.state, "it did not shut down in order")
+                tracing::warn!(server = spec.name, state = ?data.state, "it did not shut down in order");
             }
             Err(error) => tracing::warn!(server = spec.name, %error, "where its log ends is not known"),
         }
@@ -362,8 +396,11 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Returns when what is ordered is not to be reached by what was begun for `orders`.
-async fn other_orders(orders: &mut watch::Receiver<Orders>, begun: Orders) {
-    let other = |now: &Orders| now.role != Desired::Undecided && *now != begun;
+async fn other_orders(orders: &mut watch::Receiver<Orders>, begun: &Orders) {
+    let epoch = |orders: &Orders| orders.follows.as_ref().map(|followed| followed.epoch);
+    let other = |now: &Orders| {
+        now.role != Desired::Undecided && (now.role != begun.role || epoch(now) != epoch(begun))
+    };
     if orders.wait_for(other).await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -143,10 +143,16 @@ impl Controller {
         self.state(now)
     }
 
-    /// The epoch since which another region is primary, when one is.
+    /// The region.
     #[must_use]
-    pub fn follows(&self) -> Option<Epoch> {
-        self.newest.as_ref().filter(|(_, primary)| *primary != self.settings.me).map(|(epoch, _)| *epoch)
+    pub fn me(&self) -> &RegionId {
+        &self.settings.me
+    }
+
+    /// The other region that is primary, when one is, and since which epoch.
+    #[must_use]
+    pub fn follows(&self) -> Option<(Epoch, RegionId)> {
+        self.newest.clone().filter(|(_, primary)| *primary != self.settings.me)
     }
 
     /// Why this region does not take over, when the primary's lease has ended.

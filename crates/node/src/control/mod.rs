@@ -13,11 +13,11 @@ pub use watchdog::watch;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pangea_agent::{Orders, ServerPosition, State, StatusPoller};
+use pangea_agent::{Followed, Orders, ServerPosition, State, StatusPoller};
 use pangea_base::{Epoch, RegionId};
 use pangea_control::{
-    Controller, Desired, Gate, Loaded, Output, PeerState, Server, Settings, StoreWrite, TopologyChange,
-    Written,
+    Controller, Desired, Gate, Loaded, Output, PeerState, Server, Settings, StoreWrite, Topology,
+    TopologyChange, Written,
 };
 use pangea_gateway::{Control, Gateway};
 use pangea_store::{Key, Outcome, Snapshot, Store, StoreError, Version, Write};
@@ -192,10 +192,12 @@ impl Driver {
             controller.server(server);
             controller.gateway(held, busy);
             let output = controller.poll(now, wall);
+            let me = controller.me().clone();
             let system = answer.and_then(|answer| answer.system);
             let topology = controller.topology();
             let create = topology.is_some_and(|topology| topology.system.is_none());
-            let follows = controller.follows();
+            let follows =
+                controller.follows().map(|(epoch, primary)| followed(topology, epoch, primary, &me));
             let urgent = topology.is_some_and(|topology| topology.transition.is_some());
             if let Some(system) = system.filter(|_| create && output.desired == Desired::Primary) {
                 // An error means that it is tried again in a moment.
@@ -209,7 +211,11 @@ impl Driver {
             self.set_gate(gate);
         }
         self.allow(&output).await;
-        self.driven.orders.send_if_modified(|known| std::mem::replace(known, orders) != orders);
+        self.driven.orders.send_if_modified(|known| {
+            let news = *known != orders;
+            *known = orders;
+            news
+        });
         self.tell(output.state.as_ref());
         if let Some(transition) = output.prepare.filter(|id| self.prepared != Some(*id)) {
             self.prepare(transition);
@@ -309,6 +315,14 @@ impl Driver {
             _ = self.answers.changed() => {}
         }
     }
+}
+
+/// What the server is told of the primary in another region.
+fn followed(topology: Option<&Topology>, epoch: Epoch, primary: RegionId, me: &RegionId) -> Followed {
+    let changes = topology.map(|topology| topology.changes.as_slice()).unwrap_or_default();
+    let own = changes.iter().rev().find(|change| change.primary == *me);
+    let forks = changes.iter().filter_map(|change| change.fork.zip(change.next_xid)).collect();
+    Followed { epoch, primary, lost_epoch: own.map_or(Epoch(0), |change| change.epoch), forks }
 }
 
 /// What the controller is told of the server.

@@ -1,0 +1,130 @@
+//! Servers for the tests: those of the agent, on temporary directories.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pangea_agent::{PgBin, Phase, SOCKET_PORT, Server, ServerRole, ServerSpec, kill_leftover};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// PostgreSQL does not run as root: there, the test runs once more as the user of the servers.
+pub(crate) fn delegated(test: &str) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        return false;
+    }
+    let user = nix::unistd::User::from_name("postgres").unwrap().expect("the OS user postgres");
+    // By this name it can be run from a directory that the user may not enter.
+    let status = std::process::Command::new("/proc/self/exe")
+        .args(["--exact", test, "--nocapture"])
+        .uid(user.uid.as_raw())
+        .gid(user.gid.as_raw())
+        .current_dir("/")
+        .env_remove("TMPDIR")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test}: {status}");
+    true
+}
+
+pub(crate) struct Node {
+    pub(crate) spec: ServerSpec,
+    server: Option<Server>,
+}
+
+impl Node {
+    pub(crate) fn new(dir: &std::path::Path, name: &str, role: ServerRole) -> Self {
+        let dir = dir.join(name);
+        let settings = ["fsync = off", "shared_buffers = 16MB", "recovery_init_sync_method = syncfs"];
+        let spec = ServerSpec {
+            name: name.to_owned(),
+            bin: PgBin::find(None).unwrap(),
+            pgdata: dir.join("pgdata"),
+            socket_dir: dir.join("run"),
+            log_file: dir.join("log"),
+            role,
+            custom_settings: Vec::new(),
+            user_settings: settings.map(str::to_owned).to_vec(),
+        };
+        Self { spec, server: None }
+    }
+
+    pub(crate) async fn start(&mut self) {
+        std::fs::create_dir_all(self.spec.pgdata.parent().unwrap()).unwrap();
+        let mut server = Server::start(self.spec.clone());
+        let mut phases = server.phases();
+        tokio::select! {
+            phase = phases.wait_for(|phase| *phase == Phase::Running) => drop(phase.unwrap()),
+            ended = server.ended() => panic!("{ended:?}"),
+        }
+        self.server = Some(server);
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        self.server.take().unwrap().stop().await.unwrap();
+    }
+
+    /// As a power cut would.
+    pub(crate) async fn kill(&mut self) {
+        kill_leftover(&self.spec.pgdata).await;
+        self.stop().await;
+    }
+
+    pub(crate) fn conninfo(&self) -> String {
+        format!("host={} port={SOCKET_PORT} user=postgres", self.spec.socket_dir.display())
+    }
+
+    pub(crate) async fn connect(&self, database: &str) -> Sql {
+        let conninfo = format!("{} dbname='{database}'", self.conninfo());
+        let (client, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        Sql { client }
+    }
+}
+
+pub(crate) fn standby_of(node: &Node) -> ServerRole {
+    ServerRole::Standby { uplink_dir: PathBuf::from(&node.spec.socket_dir) }
+}
+
+pub(crate) struct Sql {
+    pub(crate) client: Client,
+}
+
+impl Sql {
+    /// Rows as text; null is `-`.
+    pub(crate) async fn rows(&self, sql: &str) -> Vec<Vec<String>> {
+        let messages = self.client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let mut rows = Vec::new();
+        for message in messages {
+            if let SimpleQueryMessage::Row(row) = message {
+                rows.push((0..row.len()).map(|at| row.get(at).unwrap_or("-").to_owned()).collect());
+            }
+        }
+        rows
+    }
+
+    pub(crate) async fn value(&self, sql: &str) -> String {
+        self.rows(sql).await.remove(0).remove(0)
+    }
+
+    pub(crate) async fn run(&self, sql: &str) {
+        self.rows(sql).await;
+    }
+
+    /// Runs it in one transaction and gives that transaction's id.
+    pub(crate) async fn transaction(&self, sql: &str) -> u32 {
+        let sql = format!("BEGIN; SELECT pg_current_xact_id(); {sql}; COMMIT");
+        self.value(&sql).await.parse().unwrap()
+    }
+
+    pub(crate) async fn until(&self, sql: &str, expected: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let found = self.value(sql).await;
+            if found == expected {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{sql}: {found}, not {expected}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
