@@ -33,6 +33,8 @@ const ROWS_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Segments before the one with the fork in which the next transaction id at the fork is looked for. A server that
 /// is used writes it every 15 s.
 const SEGMENTS_BEFORE: u64 = 2;
+/// Where the rows of each database wait to be put in order.
+const SPOOL_DIR: &str = "spool";
 /// Notes on single databases and prepared transactions.
 const NOTES_MAX: usize = 50;
 
@@ -90,6 +92,10 @@ pub async fn extract(request: Extract) -> Result<Extracted, RecoveryError> {
     }
     stop_leftover(&request.pgdata).await?;
     let control = control_data(&request.bin, &request.pgdata).await?;
+    if control.timeline > request.timeline {
+        // It follows the new primary already.
+        return Ok(Extracted::NotDiverged);
+    }
     let log = request.pgdata.join("pg_wal");
     let tail = waldump::tail(&request.bin, &log, request.timeline, request.fork).await?;
     let mut notes = Vec::new();
@@ -209,6 +215,9 @@ impl Extraction {
     }
 
     async fn decode(&mut self, unfinished: &Path, next_xid: Option<u64>, learned: &mut Learned) {
+        if let Err(error) = make_private_dir(&unfinished.join(SPOOL_DIR)) {
+            return self.incomplete(format!("no rows: {}", chain(&error)));
+        }
         let run_dir = run_dir(&self.request.private_dir);
         let isolated = match Isolated::start(&self.request.bin, &self.request.pgdata, &run_dir).await {
             Ok(isolated) => isolated,
@@ -251,7 +260,7 @@ impl Extraction {
             let confirmed = row.get(3).and_then(|lsn| lsn.parse::<Lsn>().ok());
             let sound = confirmed.filter(|_| row.get(4) != Some("lost"));
             if let Some(sound) = sound {
-                let spool = unfinished.join(format!("spool-{oid}"));
+                let spool = unfinished.join(SPOOL_DIR).join(oid.to_string());
                 match self.decode_database(config, oid, name, &spool, next_xid, &lost).await {
                     Ok(rows) => {
                         learned.sound_from.insert(oid, sound);
@@ -444,8 +453,11 @@ impl Extraction {
         std::io::copy(&mut body, &mut file)
             .and_then(|_| file.sync_all())
             .map_err(RecoveryError::file("write", &path))?;
-        for scratch in learned.rows.iter().map(|rows| &rows.spool).chain([&body_path]) {
-            fs::remove_file(scratch).map_err(RecoveryError::file("remove", scratch))?;
+        fs::remove_file(&body_path).map_err(RecoveryError::file("remove", &body_path))?;
+        // Also that of a database whose decoding failed.
+        let spools = unfinished.join(SPOOL_DIR);
+        if spools.exists() {
+            fs::remove_dir_all(&spools).map_err(RecoveryError::file("remove", &spools))?;
         }
         sync_dir(unfinished)
     }
