@@ -4,6 +4,8 @@
 //! started alone. Whatever goes wrong with the rows makes the report incomplete and is noted in it, because a report
 //! without rows is better than none; only what makes the account itself impossible is an error.
 
+mod compose;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -16,13 +18,11 @@ use tokio_postgres::Config;
 use super::control::{ControlData, control_data};
 use super::error::RecoveryError;
 use super::isolated::{Isolated, run_dir};
-use super::report::{
-    FORMAT, Header, Lines, LostTransaction, REPORT_FILE, Report, WAL_DIR, is_id, now, open_report,
-};
-use super::rows::{Decoder, Source, Spooled, State};
+use super::report::{REPORT_FILE, Report, WAL_DIR, is_id, open_report};
+use super::rows::{Decoder, Source, State};
 use super::session::{Session, literal, parse_conninfo};
 use super::slots::SLOT_PREFIX;
-use super::waldump::{self, Commit, RelationFile, Tail};
+use super::waldump::{self, RelationFile, Tail};
 use crate::bin::PgBin;
 use crate::create::make_private_dir;
 use crate::error::chain;
@@ -33,6 +33,8 @@ const ROWS_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Segments before the one with the fork in which the next transaction id at the fork is looked for. A server that
 /// is used writes it every 15 s.
 const SEGMENTS_BEFORE: u64 = 2;
+/// Where the rows of each database wait to be put in order.
+const SPOOL_DIR: &str = "spool";
 /// Notes on single databases and prepared transactions.
 const NOTES_MAX: usize = 50;
 
@@ -90,6 +92,10 @@ pub async fn extract(request: Extract) -> Result<Extracted, RecoveryError> {
     }
     stop_leftover(&request.pgdata).await?;
     let control = control_data(&request.bin, &request.pgdata).await?;
+    if control.timeline > request.timeline {
+        // It follows the new primary already.
+        return Ok(Extracted::NotDiverged);
+    }
     let log = request.pgdata.join("pg_wal");
     let tail = waldump::tail(&request.bin, &log, request.timeline, request.fork).await?;
     let mut notes = Vec::new();
@@ -209,6 +215,9 @@ impl Extraction {
     }
 
     async fn decode(&mut self, unfinished: &Path, next_xid: Option<u64>, learned: &mut Learned) {
+        if let Err(error) = make_private_dir(&unfinished.join(SPOOL_DIR)) {
+            return self.incomplete(format!("no rows: {}", chain(&error)));
+        }
         let run_dir = run_dir(&self.request.private_dir);
         let isolated = match Isolated::start(&self.request.bin, &self.request.pgdata, &run_dir).await {
             Ok(isolated) => isolated,
@@ -251,7 +260,7 @@ impl Extraction {
             let confirmed = row.get(3).and_then(|lsn| lsn.parse::<Lsn>().ok());
             let sound = confirmed.filter(|_| row.get(4) != Some("lost"));
             if let Some(sound) = sound {
-                let spool = unfinished.join(format!("spool-{oid}"));
+                let spool = unfinished.join(SPOOL_DIR).join(oid.to_string());
                 match self.decode_database(config, oid, name, &spool, next_xid, &lost).await {
                     Ok(rows) => {
                         learned.sound_from.insert(oid, sound);
@@ -379,143 +388,6 @@ impl Extraction {
             }
         }
     }
-
-    fn write(
-        &mut self,
-        unfinished: &Path,
-        next_xid: Option<u64>,
-        learned: &Learned,
-    ) -> Result<(), RecoveryError> {
-        let body_path = unfinished.join("body");
-        let body = File::create(&body_path).map_err(RecoveryError::file("create", &body_path))?;
-        let mut body = BufWriter::new(body);
-        let mut spools = Vec::new();
-        for rows in &learned.rows {
-            spools.push((Lines::open(&rows.spool)?, None::<Spooled>, rows));
-        }
-        let commits = std::mem::take(&mut self.tail.commits);
-        for commit in &commits {
-            let mut part = 0;
-            for (lines, head, rows) in &mut spools {
-                if !rows.decoded.contains(&commit.xid) {
-                    continue;
-                }
-                if head.is_none() {
-                    *head = lines.next_value()?;
-                }
-                while let Some(spooled) = head.take_if(|head| head.xid == commit.xid) {
-                    let line = LostTransaction {
-                        part,
-                        changes: spooled.changes,
-                        note: schema_note(commit).filter(|_| part == 0),
-                        ..line(commit, Some(rows.database.clone()))
-                    };
-                    write_line(&mut body, &body_path, &line)?;
-                    part += 1;
-                    *head = lines.next_value()?;
-                }
-            }
-            if part == 0 {
-                let line = self.without_rows(commit, learned);
-                write_line(&mut body, &body_path, &line)?;
-            }
-        }
-        body.flush().map_err(RecoveryError::file("write", &body_path))?;
-        drop(body);
-        let header = Header {
-            format: FORMAT,
-            id: self.request.id.clone(),
-            region: self.request.region.clone(),
-            lost_epoch: self.request.lost_epoch,
-            timeline: self.request.timeline,
-            fork: self.request.fork,
-            new_primary: self.request.new_primary.clone(),
-            next_xid_at_fork: next_xid,
-            extracted_at: now(),
-            transactions: u64::try_from(commits.len()).unwrap_or(u64::MAX),
-            changes: learned.rows.iter().map(|rows| rows.changes).sum(),
-            complete: self.complete,
-            notes: std::mem::take(&mut self.notes),
-        };
-        let path = unfinished.join(REPORT_FILE);
-        let mut file = File::create(&path).map_err(RecoveryError::file("create", &path))?;
-        write_line(&mut file, &path, &header)?;
-        let mut body = File::open(&body_path).map_err(RecoveryError::file("open", &body_path))?;
-        std::io::copy(&mut body, &mut file)
-            .and_then(|_| file.sync_all())
-            .map_err(RecoveryError::file("write", &path))?;
-        for scratch in learned.rows.iter().map(|rows| &rows.spool).chain([&body_path]) {
-            fs::remove_file(scratch).map_err(RecoveryError::file("remove", scratch))?;
-        }
-        sync_dir(unfinished)
-    }
-
-    /// A transaction of which no row was decoded: because it wrote none, or because they could not be.
-    fn without_rows(&mut self, commit: &Commit, learned: &Learned) -> LostTransaction {
-        let oid = commit.written.relations.iter().map(|file| file.database).find(|oid| *oid != 0);
-        let sound = oid.and_then(|oid| learned.sound_from.get(&oid)).is_some_and(|from| *from <= commit.lsn);
-        let decoded = sound || oid.is_none();
-        let managers: Vec<&str> = commit.written.managers.iter().map(String::as_str).collect();
-        let relations: Vec<String> = commit
-            .written
-            .relations
-            .iter()
-            .map(|file| {
-                let number = || format!("{}/{}/{}", file.tablespace, file.database, file.number);
-                learned.relations.get(file).cloned().unwrap_or_else(number)
-            })
-            .collect();
-        let mut note = match (decoded, managers.is_empty()) {
-            (true, true) => "nothing was written".to_owned(),
-            (true, false) => "no rows of tables were written".to_owned(),
-            (false, _) => {
-                "its rows could not be decoded: there was no slot for its database at that time".to_owned()
-            }
-        };
-        if !managers.is_empty() {
-            note.push_str(&format!("; the log has {}", managers.join(", ")));
-        }
-        if !relations.is_empty() {
-            note.push_str(&format!(" of {}", relations.join(", ")));
-        }
-        if !decoded && self.complete {
-            self.incomplete("the rows of some transactions could not be decoded: see their notes".to_owned());
-        }
-        let database = oid.and_then(|oid| learned.names.get(&oid)).cloned();
-        LostTransaction { decoded, note: Some(note), ..line(commit, database) }
-    }
-}
-
-fn line(commit: &Commit, database: Option<String>) -> LostTransaction {
-    LostTransaction {
-        xid: commit.xid,
-        part: 0,
-        commit_time: commit.time.clone(),
-        commit_lsn: commit.lsn,
-        database,
-        changes: Vec::new(),
-        decoded: true,
-        note: None,
-    }
-}
-
-fn schema_note(commit: &Commit) -> Option<String> {
-    commit
-        .catalog
-        .then(|| "it changed the catalogue too (DDL, TRUNCATE, ANALYZE), which rows do not show".to_owned())
-}
-
-fn write_line(
-    file: &mut impl std::io::Write,
-    path: &Path,
-    line: &impl serde::Serialize,
-) -> Result<(), RecoveryError> {
-    let text = serde_json::to_vec(line).map_err(std::io::Error::from);
-    let written = text.and_then(|mut text| {
-        text.push(b'\n');
-        file.write_all(&text)
-    });
-    written.map_err(RecoveryError::file("write", path))
 }
 
 fn sync_dir(path: &Path) -> Result<(), RecoveryError> {

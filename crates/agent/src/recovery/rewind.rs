@@ -6,7 +6,7 @@
 //!
 //! What it replaces, and the caller writes again before the server starts: `postgresql.conf`, `pangea.conf`,
 //! `pg_hba.conf` (those of the new primary now) and `standby.signal` (there is none now). It empties `pg_replslot`.
-//! It removes the divergent log: [`super::extract`] first.
+//! It removes the divergent log: [`super::extract()`] first.
 //!
 //! That a rewound server follows the new primary is proved only by `pg_stat_wal_receiver.received_tli` and a replay
 //! position past the promotion; "streaming" alone is also what a diverged one shows now and then.

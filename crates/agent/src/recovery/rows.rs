@@ -23,8 +23,8 @@ use super::session::{Session, literal};
 
 /// Bytes of rows that are remembered.
 const TOUCHED_BYTES_MAX: usize = 64 << 20;
-/// What a remembered row costs beside its text.
-const TOUCHED_ROW_BYTES: usize = 200;
+/// What a remembered row costs beside its texts.
+const TOUCHED_ROW_BYTES: usize = 120;
 /// A look-up that takes longer leaves `old` unknown: a table whose key has no usable index there.
 const LOOKUP_TIMEOUT: &str = "SET statement_timeout = '60s'";
 
@@ -57,8 +57,11 @@ pub(crate) struct Decoder<'a, W> {
 #[derive(Default)]
 pub(crate) struct State {
     tables: Tables,
-    touched: HashMap<(TableName, Vec<Option<String>>), Touched>,
+    /// By the values of the key, see [`key_text`].
+    touched: HashMap<TableName, HashMap<String, Touched>>,
     touched_bytes: usize,
+    /// Some row was touched and not remembered. Never taken back: it may be any row.
+    touched_full: bool,
     /// Transactions with rows.
     pub(crate) decoded: HashSet<u32>,
     pub(crate) changes: u64,
@@ -68,10 +71,14 @@ pub(crate) struct State {
 
 /// What a lost change has left of a row.
 enum Touched {
-    Row(Row),
+    /// As JSON: a map of columns takes several times as much.
+    Row(String),
     Gone,
     Unknown,
 }
+
+/// Rows of the new primary, by table and key.
+type Found = HashMap<(TableName, String), Row>;
 
 /// A change that waits for its window to be full.
 struct Pending {
@@ -197,16 +204,16 @@ impl<W: Write> Decoder<'_, W> {
     }
 
     /// Asks the new primary for the rows that the window changes first.
-    async fn look_up(&mut self, window: &[Pending]) -> BTreeMap<(TableName, Vec<Option<String>>), Row> {
-        let mut found = BTreeMap::new();
+    async fn look_up(&mut self, window: &[Pending]) -> Found {
+        let mut found = Found::new();
         let Some(source) = &self.source else { return found };
-        let mut wanted: BTreeMap<&TableName, BTreeMap<Vec<Option<String>>, &Row>> = BTreeMap::new();
+        let mut wanted: BTreeMap<&TableName, BTreeMap<String, &Row>> = BTreeMap::new();
         for Pending { change, .. } in window {
             let incomplete = change.new.as_ref().is_some_and(|row| row.values().any(|cell| cell.unchanged));
             let asks = matches!(change.kind, ChangeKind::Update | ChangeKind::Delete);
             if let Some(key) = change.key.as_ref().filter(|_| asks && (!change.old_known || incomplete)) {
-                let values = key_values(key);
-                if !self.state.touched.contains_key(&(change.table.clone(), values.clone())) {
+                let values = key_text(key.values().map(|cell| cell.value.as_deref()));
+                if !self.state.touched.get(&change.table).is_some_and(|rows| rows.contains_key(&values)) {
                     wanted.entry(&change.table).or_default().insert(values, key);
                 }
             }
@@ -250,26 +257,24 @@ impl<W: Write> Decoder<'_, W> {
 
 impl State {
     /// Adds what earlier lost changes and the new primary tell of the row before the change.
-    fn complete(&mut self, change: &mut Change, found: &BTreeMap<(TableName, Vec<Option<String>>), Row>) {
+    fn complete(&mut self, change: &mut Change, found: &Found) {
         if change.kind == ChangeKind::Truncate {
-            for (_, touched) in self.touched.iter_mut().filter(|((table, _), _)| *table == change.table) {
+            for touched in self.touched.get_mut(&change.table).into_iter().flat_map(HashMap::values_mut) {
                 *touched = Touched::Gone;
             }
             return;
         }
         let Some(key) = &change.key else { return };
-        let id = (change.table.clone(), key_values(key));
-        if change.kind != ChangeKind::Insert {
-            let before = match self.touched.get(&id) {
-                Some(Touched::Row(row)) => Some(row),
+        let id = key_text(key.values().map(|cell| cell.value.as_deref()));
+        if change.kind != ChangeKind::Insert && !change.old_known {
+            change.old = match self.touched.get(&change.table).and_then(|rows| rows.get(&id)) {
+                Some(Touched::Row(row)) => serde_json::from_str(row).ok(),
                 Some(Touched::Gone | Touched::Unknown) => None,
-                None if self.touched_bytes < TOUCHED_BYTES_MAX => found.get(&id),
-                None => None,
+                // It may have been touched and not remembered.
+                None if self.touched_full => None,
+                None => found.get(&(change.table.clone(), id.clone())).cloned(),
             };
-            if let (Some(before), false) = (before, change.old_known) {
-                change.old = Some(before.clone());
-                change.old_known = true;
-            }
+            change.old_known = change.old.is_some();
         }
         if let (Some(old), Some(new)) = (&change.old, &mut change.new) {
             for (name, cell) in new.iter_mut().filter(|(_, cell)| cell.unchanged) {
@@ -281,34 +286,46 @@ impl State {
         let after = match &change.new {
             None => Touched::Gone,
             Some(new) if new.values().any(|cell| cell.unchanged) => Touched::Unknown,
-            Some(new) => Touched::Row(new.clone()),
+            Some(new) => serde_json::to_string(new).map_or(Touched::Unknown, Touched::Row),
         };
-        let new_key =
-            change.new.as_ref().map(|new| key.keys().map(|name| value_of(new, name)).collect::<Vec<_>>());
-        let moved = new_key.filter(|new_key| *new_key != id.1);
-        match moved {
-            Some(new_key) => {
-                let table = id.0.clone();
-                self.remember(id, Touched::Gone);
-                self.remember((table, new_key), after);
+        let new_value = |new: &Row, name: &String| new.get(name).and_then(|cell| cell.value.clone());
+        let new_id = change.new.as_ref().map(|new| {
+            let values: Vec<Option<String>> = key.keys().map(|name| new_value(new, name)).collect();
+            key_text(values.iter().map(Option::as_deref))
+        });
+        match new_id.filter(|new_id| *new_id != id) {
+            Some(new_id) => {
+                self.remember(&change.table, id, Touched::Gone);
+                self.remember(&change.table, new_id, after);
             }
-            None => self.remember(id, after),
+            None => self.remember(&change.table, id, after),
         }
     }
 
-    fn remember(&mut self, id: (TableName, Vec<Option<String>>), touched: Touched) {
-        let text = |cell: &Cell| cell.value.as_ref().map_or(0, String::len) + cell.type_name.len();
-        let bytes = match &touched {
-            Touched::Row(row) => row.iter().map(|(name, cell)| name.len() + text(cell) + 80).sum(),
+    fn remember(&mut self, table: &TableName, id: String, touched: Touched) {
+        let row_bytes = |touched: &Touched| match touched {
+            Touched::Row(row) => row.len(),
             Touched::Gone | Touched::Unknown => 0,
         };
-        let known = self.touched.contains_key(&id);
-        // Past the bound nothing new is remembered, and what is remembered is kept true.
-        if self.touched_bytes < TOUCHED_BYTES_MAX {
-            self.touched_bytes += bytes + TOUCHED_ROW_BYTES;
-            self.touched.insert(id, touched);
-        } else if known {
-            self.touched.insert(id, Touched::Unknown);
+        if !self.touched.contains_key(table) {
+            self.touched.insert(table.clone(), HashMap::new());
+        }
+        let Some(rows) = self.touched.get_mut(table) else { return };
+        self.touched_full |= self.touched_bytes >= TOUCHED_BYTES_MAX;
+        let full = self.touched_full;
+        match rows.get_mut(&id) {
+            Some(known) => {
+                // Past the bound nothing is added, and what is remembered stays true.
+                let touched =
+                    if full && row_bytes(&touched) > row_bytes(known) { Touched::Unknown } else { touched };
+                self.touched_bytes = self.touched_bytes + row_bytes(&touched) - row_bytes(known);
+                *known = touched;
+            }
+            None if full => {}
+            None => {
+                self.touched_bytes += TOUCHED_ROW_BYTES + id.len() + row_bytes(&touched);
+                rows.insert(id, touched);
+            }
         }
     }
 }
@@ -345,10 +362,9 @@ fn key_of(row: &Row, table: Option<&Table>) -> Option<Row> {
     names.iter().map(|name| Some((name.clone(), row.get(name)?.clone()))).collect()
 }
 
-pub(crate) fn key_values(key: &Row) -> Vec<Option<String>> {
-    key.values().map(|cell| cell.value.clone()).collect()
-}
-
-fn value_of(row: &Row, name: &str) -> Option<String> {
-    row.get(name).and_then(|cell| cell.value.clone())
+/// The values of a key as one text that no other values have.
+fn key_text<'a>(values: impl Iterator<Item = Option<&'a str>>) -> String {
+    values
+        .map(|value| value.map_or_else(|| "-".to_owned(), |text| format!("{}:{text}", text.len())))
+        .collect()
 }

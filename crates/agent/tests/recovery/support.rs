@@ -26,6 +26,12 @@ pub(crate) fn delegated(test: &str) -> bool {
     true
 }
 
+/// In memory where there is such a place: `initdb`, clones and `pg_rewind` sync all that they write.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 pub(crate) struct Node {
     pub(crate) spec: ServerSpec,
     server: Option<Server>,
