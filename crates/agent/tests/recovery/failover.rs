@@ -1,14 +1,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pangea_agent::ServerRole;
 use pangea_agent::recovery::{
     Applied, ApplyOptions, Change, ClusterState, ConflictReason, Extract, Extracted, LostTransaction, Report,
     Rewind, Rewound, Row, apply, control_data, extract, fork_of, keep_slots, list_reports, rewind,
 };
 use pangea_base::{Epoch, Timeline};
 
-use crate::support::{Node, Sql, delegated, scratch, standby_of};
+use crate::support::{Node, Role, Sql, delegated, scratch, standby_of};
 
 const SCHEMA: &str = r#"
 CREATE TABLE acct (id int PRIMARY KEY, owner text NOT NULL, bal numeric(10,2), tags jsonb,
@@ -341,7 +340,7 @@ async fn lost_transactions_are_told_and_applied_and_the_old_primary_comes_back()
         return;
     }
     let dir = scratch();
-    let mut a = Node::new(dir.path(), "a", ServerRole::Primary { password_file: None });
+    let mut a = Node::new(dir.path(), "a", Role::Primary);
     a.start().await;
     let mut b = Node::new(dir.path(), "b", standby_of(&a));
     b.start().await;
@@ -374,7 +373,7 @@ async fn lost_transactions_are_told_and_applied_and_the_old_primary_comes_back()
     let how = Rewind { bin: a.spec.bin.clone(), pgdata: a.spec.pgdata.clone(), source: b.conninfo() };
     assert_eq!(rewind(how).await.unwrap(), Rewound::Rewound);
     std::fs::write(a.spec.pgdata.join("standby.signal"), "").unwrap();
-    a.spec.role = standby_of(&b);
+    a.role = standby_of(&b);
     a.start().await;
     check_apply(&mut report, &b).await;
     let on_a = a.connect("postgres").await;
@@ -397,7 +396,7 @@ async fn a_server_with_nothing_of_its_own_loses_nothing() {
         return;
     }
     let dir = scratch();
-    let mut a = Node::new(dir.path(), "a", ServerRole::Primary { password_file: None });
+    let mut a = Node::new(dir.path(), "a", Role::Primary);
     a.start().await;
     let mut b = Node::new(dir.path(), "b", standby_of(&a));
     b.start().await;

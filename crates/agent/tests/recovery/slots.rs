@@ -1,9 +1,8 @@
 use std::time::{Duration, Instant};
 
-use pangea_agent::ServerRole;
 use pangea_agent::recovery::keep_slots;
 
-use crate::support::{Node, delegated, scratch, standby_of};
+use crate::support::{Node, Role, delegated, scratch, standby_of};
 
 const SLOTS: &str = "SELECT string_agg(database, ',' ORDER BY database) FROM pg_replication_slots \
      WHERE slot_name LIKE 'pangea\\_lost\\_%'";
@@ -14,7 +13,7 @@ async fn slots_follow_the_primary_and_are_in_nobodys_way() {
         return;
     }
     let dir = scratch();
-    let mut a = Node::new(dir.path(), "a", ServerRole::Primary { password_file: None });
+    let mut a = Node::new(dir.path(), "a", Role::Primary);
     a.start().await;
     let mut b = Node::new(dir.path(), "b", standby_of(&a));
     b.start().await;
@@ -75,7 +74,7 @@ async fn slots_follow_the_primary_and_are_in_nobodys_way() {
 
     // What is left of them is removed when the server follows another.
     std::fs::write(b.spec.pgdata.join("standby.signal"), "").unwrap();
-    b.spec.role = standby_of(&a);
+    b.role = standby_of(&a);
     b.start().await;
     let standby = b.connect("postgres").await;
     assert_eq!(standby.value(SLOTS).await, "it's \"x\",postgres");

@@ -4,7 +4,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pangea_agent::{PgBin, Phase, SOCKET_PORT, Server, ServerRole, ServerSpec, kill_leftover};
+use pangea_agent::{Orders, PgBin, Phase, SOCKET_PORT, Server, ServerSpec, kill_leftover};
+use pangea_control::Desired;
+use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// PostgreSQL does not run as root: there, the test runs once more as the user of the servers.
@@ -32,13 +34,20 @@ pub(crate) fn scratch() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
+/// What a server is in a test.
+pub(crate) enum Role {
+    Primary,
+    Standby { uplink_dir: PathBuf },
+}
+
 pub(crate) struct Node {
     pub(crate) spec: ServerSpec,
+    pub(crate) role: Role,
     server: Option<Server>,
 }
 
 impl Node {
-    pub(crate) fn new(dir: &std::path::Path, name: &str, role: ServerRole) -> Self {
+    pub(crate) fn new(dir: &std::path::Path, name: &str, role: Role) -> Self {
         let dir = dir.join(name);
         let settings = ["fsync = off", "shared_buffers = 16MB", "recovery_init_sync_method = syncfs"];
         let spec = ServerSpec {
@@ -47,16 +56,28 @@ impl Node {
             pgdata: dir.join("pgdata"),
             socket_dir: dir.join("run"),
             log_file: dir.join("log"),
-            role,
+            password_file: None,
+            uplink_dir: PathBuf::new(),
+            region: name.parse().unwrap(),
+            reports_dir: dir.join("reports"),
             custom_settings: Vec::new(),
             user_settings: settings.map(str::to_owned).to_vec(),
         };
-        Self { spec, server: None }
+        Self { spec, role, server: None }
     }
 
     pub(crate) async fn start(&mut self) {
         std::fs::create_dir_all(self.spec.pgdata.parent().unwrap()).unwrap();
-        let mut server = Server::start(self.spec.clone());
+        let mut spec = self.spec.clone();
+        let role = match &self.role {
+            Role::Primary => Desired::Primary,
+            Role::Standby { uplink_dir } => {
+                spec.uplink_dir.clone_from(uplink_dir);
+                Desired::Standby
+            }
+        };
+        let orders = Orders { role, create: true, follows: None };
+        let mut server = Server::start(spec, watch::channel(orders).1);
         let mut phases = server.phases();
         tokio::select! {
             phase = phases.wait_for(|phase| *phase == Phase::Running) => drop(phase.unwrap()),
@@ -87,8 +108,8 @@ impl Node {
     }
 }
 
-pub(crate) fn standby_of(node: &Node) -> ServerRole {
-    ServerRole::Standby { uplink_dir: PathBuf::from(&node.spec.socket_dir) }
+pub(crate) fn standby_of(node: &Node) -> Role {
+    Role::Standby { uplink_dir: PathBuf::from(&node.spec.socket_dir) }
 }
 
 pub(crate) struct Sql {
