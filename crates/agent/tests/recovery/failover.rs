@@ -33,7 +33,7 @@ CREATE TABLE "S ch.""x"""."T: [1]" (
 
 const MANY_TYPES: &str = r#"INSERT INTO "S ch.""x"""."T: [1]" VALUES
   (1, 'it''s: new-tuple:', true, '101', '1', 'ab', 'z', 'na me', 0.1, 1e300, -1, 4000000000, '\x00ff', '2026-11-21 12:00:00.123456+02',
-   'infinity', '0044-03-15 BC', '12:00:00+02', '1 mon -2 days 03:04:05.6', '{ "k" : 1 }', '{"k": "é\"'' ]"}', 
+   'infinity', '0044-03-15 BC', '12:00:00+02', '1 mon -2 days 03:04:05.6', '{ "k" : 1 }', '{"k": "é\"'' ]"}',
    '6f1e4d9c-1111-4c4c-8888-000000000001', '10.0.0.1/8', '08:00:2b:01:02:03', 12.5, '(1,2)', '[1,5)', '{[1,2),[5,9)}', 'a:1 b''b:2',
    '{1,NULL,-3}', E'{"a b","c\\"d","e\\\\f",NULL,""}', '{x,"y z"}', 'it''s', '{"\"q\"","a b"}', '', '16/B374D848', 'pg_class', 'NaN'),
   (2, E'two\nlines\ttab \\ back', NULL, NULL, '', '', '', '', 'NaN', '-Infinity', NULL, NULL, '', '-infinity', NULL, NULL, NULL, '0', 'null',
