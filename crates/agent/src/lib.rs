@@ -26,7 +26,7 @@ pub use bin::{PgBin, PgBinError, PgVersion};
 pub use error::ServerError;
 pub use functions::keep_functions;
 pub use postmaster::{kill_leftover, kill_now, stop_leftover};
-pub use promote::checkpoint;
+pub use promote::{checkpoint, is_synchronous};
 pub use server::{Followed, Orders, Phase, Server, State};
 pub use settings::ServerSpec;
 pub use status::{ServerPosition, StatusPoller};

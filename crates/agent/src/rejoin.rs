@@ -22,9 +22,6 @@ use crate::settings::{ServerSpec, conninfo};
 /// Pause between two attempts while the primary cannot be asked.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest wait for the control plane to tell the transaction id at the fork, which makes reports better.
-const XID_PATIENCE: Duration = Duration::from_secs(3);
-
 /// The mark of a rewind that has begun and not ended: the directory is neither the one nor the other.
 const REWINDING: &str = "rewinding";
 
@@ -80,8 +77,8 @@ async fn rejoin(
         }
         Err(error) => return Err(error),
     };
-    let followed = followed(orders, fork.lsn).await;
-    let Some(Followed { primary, lost_epoch, .. }) = followed.clone() else {
+    let followed = orders.borrow().follows.clone();
+    let Some(Followed { primary, lost_epoch, .. }) = followed else {
         return Ok(create::mark_standby(&spec.pgdata)?);
     };
     phase.send_replace(Phase::Rejoining("looking for transactions that only it has".to_owned()));
@@ -97,7 +94,8 @@ async fn rejoin(
         new_primary: primary,
         timeline,
         fork: fork.lsn,
-        next_xid_at_fork: followed.and_then(|followed| followed.xid_at(fork.lsn)),
+        // Found in the log: exactly what the new primary knew when it was promoted.
+        next_xid_at_fork: None,
         source: source.clone(),
     };
     match extract(request).await? {
@@ -169,15 +167,6 @@ async fn on_same_line(spec: &ServerSpec, source: &str, timeline: Timeline) -> Re
     let current = crate::recovery::timeline_of(source).await?;
     tracing::info!(server = spec.name, primary = current.0, own = timeline.0, "the primary's timeline");
     Ok(current == timeline)
-}
-
-/// What is known of the primary, with the transaction id at this fork if it comes to be known in time.
-async fn followed(orders: &watch::Receiver<Orders>, fork: Lsn) -> Option<Followed> {
-    let mut orders = orders.clone();
-    let known =
-        |orders: &Orders| orders.follows.as_ref().is_none_or(|followed| followed.xid_at(fork).is_some());
-    let _ = tokio::time::timeout(XID_PATIENCE, orders.wait_for(known)).await;
-    orders.borrow().follows.clone()
 }
 
 /// What a running standby says of itself.

@@ -15,14 +15,14 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use pangea_base::{Epoch, Lsn, Position, RegionId};
+use pangea_base::{Epoch, Position, RegionId};
 use pangea_control::{Desired, Promotion};
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::{ServerError, chain};
-use crate::promote::{end_hung_standbys, promote};
+use crate::promote::{end_hung_standbys, promote, set_synchronous};
 use crate::recovery::{ClusterState, control_data};
 use crate::settings::ServerSpec;
 use crate::{create, postmaster, rejoin};
@@ -83,15 +83,6 @@ pub struct Followed {
     pub primary: RegionId,
     /// The last epoch in which this region was primary; 0 if it never was.
     pub lost_epoch: Epoch,
-    /// Where timelines were left, and the first transaction id after each.
-    pub forks: Vec<(Lsn, u64)>,
-}
-
-impl Followed {
-    /// The first transaction id after this fork.
-    pub(crate) fn xid_at(&self, fork: Lsn) -> Option<u64> {
-        self.forks.iter().rev().find(|(lsn, _)| *lsn == fork).map(|(_, xid)| *xid)
-    }
 }
 
 /// What is ordered.
@@ -103,13 +94,15 @@ pub struct Orders {
     pub create: bool,
     /// Another region is primary: what its log does not have must go.
     pub follows: Option<Followed>,
+    /// The `synchronous_standby_names` that it has whenever it is primary.
+    pub synchronous: String,
 }
 
 impl Orders {
     /// A standby of the primary, wherever that is: an in-region reader.
     #[must_use]
     pub fn standby() -> Self {
-        Self { role: Desired::Standby, create: false, follows: None }
+        Self { role: Desired::Standby, create: false, follows: None, synchronous: String::new() }
     }
 }
 
@@ -318,8 +311,14 @@ impl Care {
         let mut state =
             if create::is_standby(&self.spec.pgdata) { State::Standby } else { State::Primary(None) };
         self.told.phase.send_replace(Phase::Running);
+        let mut in_force = None;
         loop {
-            let role = self.orders.borrow_and_update().role;
+            let Orders { role, synchronous, .. } = self.orders.borrow_and_update().clone();
+            // A standby has it too, so that it is in force from the moment of its promotion (ZERO-LOSS-WHEN-SYNC).
+            if in_force.as_ref() != Some(&synchronous) {
+                set_synchronous(&self.spec.socket_dir, &synchronous).await?;
+                in_force = Some(synchronous);
+            }
             let primary = matches!(state, State::Primary(_));
             match role {
                 Desired::Primary if !primary => {

@@ -439,7 +439,8 @@ impl Controller {
         } else {
             known.is_none_or(|peer| peer.state.writable)
         };
-        Some(Gate { epoch, primary, open, hold })
+        let durability = self.topology().map(|topology| topology.durability).unwrap_or_default();
+        Some(Gate { epoch, primary, open, hold, durability })
     }
 
     pub(crate) fn state(&self, now: Duration) -> Option<PeerState> {

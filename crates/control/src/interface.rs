@@ -6,7 +6,7 @@ use pangea_base::{Epoch, RegionId};
 
 use crate::lease::Lease;
 use crate::state::PeerState;
-use crate::topology::Topology;
+use crate::topology::{Durability, Topology};
 
 /// What the store holds: versions and documents.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -67,6 +67,8 @@ pub struct Gate {
     pub open: bool,
     /// Clients' writes are held for this transition.
     pub hold: Option<u64>,
+    /// How safe commits are to be.
+    pub durability: Durability,
 }
 
 /// What is to be so now.

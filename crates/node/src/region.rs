@@ -132,7 +132,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         .await
         .map_err(|source| NodeError::Gateway { region: config.region.clone(), source })?;
     let gateway = Arc::new(gateway);
-    let undecided = Orders { role: Desired::Undecided, create: false, follows: None };
+    let undecided = Orders { role: Desired::Undecided, ..Orders::standby() };
     let (orders, ordered) = watch::channel(undecided);
     let mut server = Server::start(main_spec(&config, &bin), ordered);
     let readers: Vec<(Server, StatusPoller, String)> = reader_specs(&config, &bin)
