@@ -1,6 +1,7 @@
 //! Seeded schedules of faults against the real controllers.
 //!
-//! `PANGEA_SEEDS=100000` runs more of them, `PANGEA_SEED=7` one, with everything that happens in it.
+//! `PANGEA_SEEDS=100000` runs more of them, `PANGEA_SEED=7` one, with everything that happens in it;
+//! with `PANGEA_ALL=1` the search goes on after what it finds, and prints it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -15,42 +16,46 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Runs seeds until one violates something.
-fn search(seeds: u64, flaw: Flaw) -> (Totals, Option<(u64, Violation)>) {
+/// When a search ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// With the lowest seed that violates something.
+    Found,
+    /// With the last seed.
+    Last,
+}
+
+/// Runs seeds; gives back those that violate something, lowest first.
+fn search(seeds: u64, flaw: Flaw, until: Until) -> (Totals, Vec<(u64, Violation)>) {
     let next = AtomicU64::new(0);
-    let first = AtomicU64::new(u64::MAX);
+    let lowest = AtomicU64::new(u64::MAX);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let run = || {
         let mut totals = Totals::default();
-        let mut found: Option<(u64, Violation)> = None;
+        let mut found = Vec::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds || seed > first.load(Ordering::Relaxed) {
+            if seed >= seeds || (until == Until::Found && seed > lowest.load(Ordering::Relaxed)) {
                 return (totals, found);
             }
             match World::new(seed, flaw, false).run() {
                 Ok(one) => totals.add(one),
                 Err(violation) => {
-                    first.fetch_min(seed, Ordering::Relaxed);
-                    if found.as_ref().is_none_or(|(known, _)| seed < *known) {
-                        found = Some((seed, violation));
-                    }
+                    lowest.fetch_min(seed, Ordering::Relaxed);
+                    found.push((seed, violation));
                 }
             }
         }
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        let mut totals = Totals::default();
-        let mut found: Option<(u64, Violation)> = None;
+        let (mut totals, mut found) = (Totals::default(), Vec::new());
         for worker in workers {
             let (one, its) = worker.join().unwrap();
             totals.add(one);
-            found = match (found, its) {
-                (Some(known), Some(its)) => Some(if its.0 < known.0 { its } else { known }),
-                (known, its) => known.or(its),
-            };
+            found.extend(its);
         }
+        found.sort_by_key(|(seed, _)| *seed);
         (totals, found)
     })
 }
@@ -66,8 +71,12 @@ fn no_schedule_violates_anything() {
     }
     let began = Instant::now();
     let seeds = number("PANGEA_SEEDS").unwrap_or(SEEDS);
-    let (totals, found) = search(seeds, Flaw::None);
-    if let Some((seed, Violation { invariant, what })) = found {
+    let until = if number("PANGEA_ALL").is_some() { Until::Last } else { Until::Found };
+    let (totals, found) = search(seeds, Flaw::None, until);
+    if until == Until::Last {
+        found.iter().for_each(|(seed, violation)| println!("{seed}: {violation:?}"));
+    }
+    if let Some((seed, Violation { invariant, what })) = found.into_iter().next() {
         panic!("seed {seed} violates {invariant:?}: {what}\nsee it all with PANGEA_SEED={seed} --nocapture");
     }
     println!("{totals:?} in {:?}", began.elapsed());
@@ -83,7 +92,8 @@ fn what_is_wrong_is_found() {
         (Flaw::NoCheckpointWait, &[Invariant::NoLossSwitchover][..]),
     ];
     for (flaw, invariants) in expected {
-        let (_, found) = search(SEEDS, flaw);
+        let (_, found) = search(SEEDS, flaw, Until::Found);
+        let found = found.into_iter().next();
         let (seed, violation) = found.unwrap_or_else(|| panic!("{flaw:?} was not found in {SEEDS} seeds"));
         println!("{flaw:?}: seed {seed}, {:?}: {}", violation.invariant, violation.what);
         assert!(invariants.contains(&violation.invariant), "{flaw:?}, seed {seed}: {violation:?}");
