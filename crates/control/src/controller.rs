@@ -58,6 +58,21 @@ pub(crate) enum Purpose {
     Topology,
 }
 
+/// What an operator allows to be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Nothing,
+    Anything,
+}
+
+/// An operator's word to take over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Forced {
+    /// It is good until then.
+    pub(crate) until: Duration,
+    pub(crate) loss: Loss,
+}
+
 /// One region's part in control. Times are durations since its process began.
 #[derive(Debug)]
 pub struct Controller {
@@ -88,8 +103,8 @@ pub struct Controller {
     pub(crate) primary_was_at: Option<Position>,
     /// A claim was made while the former primary may still write: the server is promoted from then on.
     pub(crate) promote_from: Duration,
-    /// Until then an operator wants this region to take over.
-    pub(crate) forced_until: Option<Duration>,
+    /// An operator wants this region to take over.
+    pub(crate) forced: Option<Forced>,
     pub(crate) was_writable: bool,
     pub(crate) objection: Option<String>,
     pub(crate) steps: VecDeque<Step>,
@@ -118,7 +133,7 @@ impl Controller {
             handover: None,
             primary_was_at: None,
             promote_from: Duration::ZERO,
-            forced_until: None,
+            forced: None,
             was_writable: false,
             objection: None,
             steps: VecDeque::new(),
@@ -173,7 +188,7 @@ impl Controller {
                 self.newest = Some((topology.epoch, topology.primary.clone()));
             }
             if self.topology().is_some_and(|before| before.epoch != topology.epoch) {
-                (self.handover, self.prepared, self.forced_until) = (None, None, None);
+                (self.handover, self.prepared, self.forced) = (None, None, None);
                 self.primary_was_at = None;
             }
         }
@@ -244,7 +259,7 @@ impl Controller {
         self.note_peer(None, state);
         let mut answer = self.state(now)?;
         // Whoever has written a claim, or may have, gives no word against it.
-        let free = self.writing.is_none() && self.unsure.is_none() && self.forced_until.is_none();
+        let free = self.writing.is_none() && self.unsure.is_none() && self.forced.is_none();
         if let Some(longest) = confirm
             && free
             && self.newest.as_ref().is_some_and(|(known, primary)| *known == epoch && *primary == asker)
@@ -318,7 +333,8 @@ impl Controller {
     }
 
     /// Asks this region to take over, by an operator's word. What is known about what would be lost is given back:
-    /// an error when it cannot be excluded and `allow_data_loss` is not given, or when there is nothing to do.
+    /// an error when it cannot be excluded and `allow_data_loss` is not given, or when there is nothing to do. Without
+    /// `allow_data_loss` the region takes over when the lease has ended, and only if the proof holds then.
     ///
     /// # Errors
     /// Why it is refused.
@@ -334,13 +350,23 @@ impl Controller {
             return Err(format!("the server of {me} is not a running standby"));
         }
         let proof = self.election(topology, Duration::ZERO, now).nothing_lost();
+        let until = now + FORCED_TIMEOUT;
         match (proof, allow_data_loss) {
-            (Ok(why), _) => {
-                self.forced_until = Some(now + FORCED_TIMEOUT);
-                Ok(format!("nothing is lost: {why}"))
+            (Ok(_), false) if self.hears_primary(now) => Err(format!(
+                "the primary {} answers and takes writes: move it with a switchover, which loses nothing, or give \
+                 --allow-data-loss to take over all the same",
+                topology.primary
+            )),
+            (Ok(why), false) => {
+                self.forced = Some(Forced { until, loss: Loss::Nothing });
+                Ok(format!("nothing is lost, as far as is known, and it is looked at again: {why}"))
+            }
+            (Ok(why), true) => {
+                self.forced = Some(Forced { until, loss: Loss::Anything });
+                Ok(format!("nothing is lost, unless the primary still takes writes: {why}"))
             }
             (Err(why), true) => {
-                self.forced_until = Some(now + FORCED_TIMEOUT);
+                self.forced = Some(Forced { until, loss: Loss::Anything });
                 Ok(format!("writes may be lost: {why}"))
             }
             (Err(why), false) => Err(format!(

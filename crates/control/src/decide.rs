@@ -21,7 +21,7 @@ const OFFER_TIMEOUT: Duration = Duration::from_secs(3);
 impl Controller {
     /// Decides.
     pub fn poll(&mut self, now: Duration, wall: u64) -> Output {
-        self.forced_until = self.forced_until.filter(|until| now < *until);
+        self.forced = self.forced.filter(|forced| now < forced.until);
         let desired = self.decide(now);
         let writable = self.is_writable(now) && desired == Desired::Primary;
         if writable && !self.was_writable {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pangea_base::Epoch;
 
 use crate::controller::Settings;
-use crate::controller::{Controller, Purpose};
+use crate::controller::{Controller, Loss, Purpose};
 use crate::handover::{Handover, Stage, StepKind};
 use crate::interface::StoreWrite;
 use crate::lease::Lease;
@@ -120,10 +120,14 @@ impl Controller {
         }
         let cause = if self.is_offered(topology) {
             Cause::Switchover
-        } else if self.forced_until.is_some() {
+        } else if self.forced.is_some_and(|forced| forced.loss == Loss::Anything) {
             Cause::Forced
         } else {
-            let objection = self.failover_objection(topology, now, wall);
+            let objection = if self.forced.is_some() {
+                self.proof_objection(topology, now)
+            } else {
+                self.failover_objection(topology, now, wall)
+            };
             self.objection.clone_from(&objection);
             if objection.is_some() {
                 return self.change_to_write();
@@ -164,14 +168,29 @@ impl Controller {
         }
     }
 
+    /// When the lease ended, and from when on answers count: the primary has stopped a margin before, and what others
+    /// say from then on is final.
+    fn lease_ended(&self, now: Duration) -> Result<(Duration, Duration), String> {
+        let ends = self.observer.ends().ok_or_else(|| "the lease was never seen".to_owned())?;
+        if now < ends {
+            return Err("the primary holds its lease".to_owned());
+        }
+        Ok((ends, ends.saturating_sub(self.settings.margin() / 2)))
+    }
+
+    /// Why this region does not take over by the word of an operator who allows no loss. Nothing that was known while
+    /// the primary could acknowledge writes proves anything.
+    fn proof_objection(&self, topology: &Topology, now: Duration) -> Option<String> {
+        let ended = self.lease_ended(now);
+        ended.and_then(|(_, since)| self.election(topology, since, now).nothing_lost().map(drop)).err()
+    }
+
     /// Why this region does not take over; `None` when it should.
     fn failover_objection(&self, topology: &Topology, now: Duration, wall: u64) -> Option<String> {
-        let Some(ends) = self.observer.ends() else { return Some("the lease was never seen".to_owned()) };
-        if now < ends {
-            return Some("the primary holds its lease".to_owned());
-        }
-        // The primary has stopped a margin before: what others say from then on is final.
-        let since = ends.saturating_sub(self.settings.margin() / 2);
+        let (ends, since) = match self.lease_ended(now) {
+            Ok(ended) => ended,
+            Err(objection) => return Some(objection),
+        };
         let election = self.election(topology, since, now);
         if let Some(objection) = election.objection() {
             return Some(objection);
