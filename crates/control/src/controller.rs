@@ -54,7 +54,7 @@ impl Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Renew { renewal: u64 },
-    Claim { cause: Cause, epoch: Epoch },
+    Claim { epoch: Epoch },
     Topology,
 }
 
@@ -101,7 +101,7 @@ pub struct Controller {
     pub(crate) handover: Option<Handover>,
     /// The primary's position as heard last.
     pub(crate) primary_was_at: Option<Position>,
-    /// A claim was made while the former primary may still write: the server is promoted from then on.
+    /// The former primary may still write until then: the server is promoted from then on.
     pub(crate) promote_from: Duration,
     /// An operator wants this region to take over.
     pub(crate) forced: Option<Forced>,
@@ -178,10 +178,13 @@ impl Controller {
             if self.first.is_none() {
                 self.first = Some(*version);
                 self.undecided_until = Some(now + self.settings.ttl);
-                if topology.last_change().is_some_and(|last| last.cause == Cause::Forced) {
-                    // An earlier process may have claimed a moment ago.
-                    self.promote_from = now + self.settings.ttl + self.settings.margin();
-                }
+                // An earlier process may have given its word a moment ago.
+                self.observer.promised = now + self.settings.ttl;
+            }
+            if topology.primary == self.settings.me
+                && self.topology().is_none_or(|before| before.epoch != topology.epoch)
+            {
+                self.promote_from = self.promotable_from(now, topology);
             }
             let newer = self.newest.as_ref().is_none_or(|(epoch, _)| topology.epoch >= *epoch);
             if newer {
@@ -201,6 +204,23 @@ impl Controller {
         }
     }
 
+    /// From when on the server may be promoted in an epoch that this region is found to be primary of at `now`. It
+    /// follows from the topology, since the claim may have been made by an earlier process, or long after this one
+    /// was told that its outcome is not known.
+    fn promotable_from(&self, now: Duration, topology: &Topology) -> Duration {
+        let change = topology.last_change().filter(|change| change.timeline.is_none());
+        match change.map(|change| change.cause) {
+            // No primary was before it; it has stopped; or the server has been promoted already.
+            Some(Cause::Bootstrap | Cause::Switchover) | None => Duration::ZERO,
+            // The word not to take over may have been given when the claim was thought to have failed.
+            Some(Cause::Failover) => self.observer.promised,
+            // The former primary may have renewed its lease just before.
+            Some(Cause::Forced) => {
+                self.observer.promised.max(now + self.settings.ttl + self.settings.margin())
+            }
+        }
+    }
+
     /// A write that may or may not have been made is judged by what is there now.
     fn settle(&mut self, purpose: &Purpose, began: Duration) {
         let mine =
@@ -210,7 +230,7 @@ impl Controller {
         let Some((_, lease)) = mine else { return };
         let made = match purpose {
             Purpose::Renew { renewal } => lease.renewal == *renewal,
-            Purpose::Claim { epoch, .. } => lease.epoch == *epoch && lease.renewal == 0,
+            Purpose::Claim { epoch } => lease.epoch == *epoch && lease.renewal == 0,
             Purpose::Topology => false,
         };
         if made {
@@ -221,14 +241,10 @@ impl Controller {
     fn made(&mut self, purpose: &Purpose, began: Duration) {
         match purpose {
             Purpose::Renew { .. } => self.keeper.renewed(began),
-            Purpose::Claim { cause, epoch } => {
+            Purpose::Claim { epoch } => {
                 self.keeper = Keeper::default();
                 self.keeper.renewed(began);
                 self.note(began, StepKind::Claimed { epoch: *epoch });
-                if *cause == Cause::Forced {
-                    // LEASE-BEFORE-WRITE: the former primary may hold its lease for as long as this.
-                    self.promote_from = began + self.settings.ttl + self.settings.margin();
-                }
             }
             Purpose::Topology => {}
         }

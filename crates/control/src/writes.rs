@@ -48,7 +48,7 @@ impl Controller {
             lease: Some(self.lease(epoch, 0)),
             topology: Some(topology),
         };
-        Some((Purpose::Claim { cause: Cause::Bootstrap, epoch }, write))
+        Some((Purpose::Claim { epoch }, write))
     }
 
     fn primary_write(&mut self, now: Duration) -> Option<(Purpose, StoreWrite)> {
@@ -147,7 +147,7 @@ impl Controller {
         if cause == Cause::Switchover {
             self.note(now, StepKind::CaughtUp);
         }
-        Some((Purpose::Claim { cause, epoch }, write))
+        Some((Purpose::Claim { epoch }, write))
     }
 
     /// Whether the old primary has stopped for this region, and this one has all that it wrote.
