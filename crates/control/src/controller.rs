@@ -186,6 +186,10 @@ impl Controller {
             {
                 self.promote_from = self.promotable_from(now, topology);
             }
+            if self.loaded.topology.as_ref().is_none_or(|(known, _)| known != version) {
+                // It was said of the topology before. Whoever says it sees whether it is still to be said.
+                self.wanted.retain(|change| !matches!(change, TopologyChange::InForce(_)));
+            }
             let newer = self.newest.as_ref().is_none_or(|(epoch, _)| topology.epoch >= *epoch);
             if newer {
                 self.newest = Some((topology.epoch, topology.primary.clone()));
