@@ -54,7 +54,7 @@ impl Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Renew { renewal: u64 },
-    Claim { epoch: Epoch },
+    Claim { epoch: Epoch, renewal: u64 },
     Topology,
 }
 
@@ -84,6 +84,9 @@ pub struct Controller {
     pub(crate) observer: Observer,
     /// A write under way, and when it was begun.
     pub(crate) writing: Option<(Purpose, Duration)>,
+    /// The number of the last lease that was written, or may have been. No two attempts have one number: what an
+    /// earlier attempt has written late is not taken for the work of one that began later.
+    pub(crate) attempt: u64,
     /// A write whose outcome is not known.
     pub(crate) unsure: Option<(Purpose, Duration)>,
     /// Changes of the topology that were asked for and are not written.
@@ -121,6 +124,7 @@ impl Controller {
             keeper: Keeper::default(),
             observer: Observer::default(),
             writing: None,
+            attempt: 0,
             unsure: None,
             wanted: VecDeque::new(),
             undecided_until: None,
@@ -233,8 +237,7 @@ impl Controller {
             });
         let Some((_, lease)) = mine else { return };
         let made = match purpose {
-            Purpose::Renew { renewal } => lease.renewal == *renewal,
-            Purpose::Claim { epoch } => lease.epoch == *epoch && lease.renewal == 0,
+            Purpose::Renew { renewal } | Purpose::Claim { renewal, .. } => lease.renewal == *renewal,
             Purpose::Topology => false,
         };
         if made {
@@ -245,7 +248,7 @@ impl Controller {
     fn made(&mut self, purpose: &Purpose, began: Duration) {
         match purpose {
             Purpose::Renew { .. } => self.keeper.renewed(began),
-            Purpose::Claim { epoch } => {
+            Purpose::Claim { epoch, .. } => {
                 self.keeper = Keeper::default();
                 self.keeper.renewed(began);
                 self.note(began, StepKind::Claimed { epoch: *epoch });

@@ -26,8 +26,10 @@ impl Controller {
         } else {
             self.claim(now, wall)?
         };
-        if matches!(purpose, Purpose::Renew { .. }) {
-            self.keeper.tried = Some(now);
+        match &purpose {
+            Purpose::Renew { renewal } => (self.keeper.tried, self.attempt) = (Some(now), *renewal),
+            Purpose::Claim { renewal, .. } => self.attempt = *renewal,
+            Purpose::Topology => {}
         }
         self.writing = Some((purpose, now));
         Some(write)
@@ -39,23 +41,28 @@ impl Controller {
         Lease { epoch, holder: me.clone(), process: *process, renewal, ttl_ms }
     }
 
+    /// The number of the next lease.
+    fn next_renewal(&self) -> u64 {
+        self.loaded.lease.as_ref().map_or(0, |(_, lease)| lease.renewal).max(self.attempt) + 1
+    }
+
     fn bootstrap(&mut self) -> Option<(Purpose, StoreWrite)> {
         let topology = self.settings.bootstrap.clone()?;
-        let epoch = topology.epoch;
+        let (epoch, renewal) = (topology.epoch, self.next_renewal());
         let write = StoreWrite {
             expect_topology: Some(0),
             expect_lease: Some(0),
-            lease: Some(self.lease(epoch, 0)),
+            lease: Some(self.lease(epoch, renewal)),
             topology: Some(topology),
         };
-        Some((Purpose::Claim { epoch }, write))
+        Some((Purpose::Claim { epoch, renewal }, write))
     }
 
     fn primary_write(&mut self, now: Duration) -> Option<(Purpose, StoreWrite)> {
         let (version, topology) = self.loaded.topology.as_ref()?;
         let due = self.keeper.tried.is_none_or(|tried| now >= tried + self.settings.renewal_pause());
         if due {
-            let renewal = self.loaded.lease.as_ref().map_or(0, |(_, lease)| lease.renewal) + 1;
+            let renewal = self.next_renewal();
             let write = StoreWrite {
                 expect_topology: None,
                 expect_lease: Some(self.loaded.lease.as_ref().map_or(0, |(version, _)| *version)),
@@ -136,18 +143,18 @@ impl Controller {
         };
         let next = topology.claimed(&self.settings.me, cause, wall);
         let lease = self.loaded.lease.as_ref().map_or(0, |(version, _)| *version);
-        let epoch = next.epoch;
+        let (epoch, renewal) = (next.epoch, self.next_renewal());
         let write = StoreWrite {
             expect_topology: Some(version),
             // The old primary of a switchover goes on renewing, so that nobody else takes over meanwhile.
             expect_lease: (cause == Cause::Failover).then_some(lease),
-            lease: Some(self.lease(epoch, 0)),
+            lease: Some(self.lease(epoch, renewal)),
             topology: Some(next),
         };
         if cause == Cause::Switchover {
             self.note(now, StepKind::CaughtUp);
         }
-        Some((Purpose::Claim { epoch }, write))
+        Some((Purpose::Claim { epoch, renewal }, write))
     }
 
     /// Whether the old primary has stopped for this region, and this one has all that it wrote.
