@@ -87,8 +87,12 @@ pub struct Controller {
     /// The number of the last lease that was written, or may have been. No two attempts have one number: what an
     /// earlier attempt has written late is not taken for the work of one that began later.
     pub(crate) attempt: u64,
-    /// A write whose outcome is not known.
+    /// A write whose outcome is not known, or not seen yet.
     pub(crate) unsure: Option<(Purpose, Duration)>,
+    /// That write was made, and these versions are older: what is loaded and no newer was read before it.
+    pub(crate) outdated: Option<(u64, u64)>,
+    /// The versions that were known when a write was begun last.
+    pub(crate) begun_at: (u64, u64),
     /// Changes of the topology that were asked for and are not written.
     pub(crate) wanted: VecDeque<TopologyChange>,
     /// Until then a role that cannot be had is waited for.
@@ -126,6 +130,8 @@ impl Controller {
             writing: None,
             attempt: 0,
             unsure: None,
+            outdated: None,
+            begun_at: (0, 0),
             wanted: VecDeque::new(),
             undecided_until: None,
             peers: BTreeMap::new(),
@@ -170,14 +176,11 @@ impl Controller {
     /// The store was read at `now`, which is after the moment that the answer speaks of.
     pub fn loaded(&mut self, now: Duration, loaded: Loaded) {
         // Reads may be answered out of order.
-        let version = |loaded: &Loaded| {
-            let topology = loaded.topology.as_ref().map_or(0, |(version, _)| *version);
-            (topology, loaded.lease.as_ref().map_or(0, |(version, _)| *version))
-        };
-        let (known, fresh) = (version(&self.loaded), version(&loaded));
-        if fresh.0 < known.0 || fresh.1 < known.1 {
+        let (known, fresh) = (self.loaded.versions(), loaded.versions());
+        if fresh.0 < known.0 || fresh.1 < known.1 || self.outdated == Some(fresh) {
             return;
         }
+        self.outdated = None;
         if let Some((version, topology)) = &loaded.topology {
             if self.first.is_none() {
                 self.first = Some(*version);
@@ -262,7 +265,10 @@ impl Controller {
         let Some((purpose, began)) = self.writing.take() else { return };
         match written {
             // What was made is known in full only when it was loaded, which also settles it.
-            Written::Done | Written::Unknown => self.unsure = Some((purpose, began)),
+            Written::Done | Written::Unknown => {
+                self.unsure = Some((purpose, began));
+                self.outdated = (written == Written::Done).then_some(self.begun_at);
+            }
             Written::Conflict | Written::Failed => {}
         }
     }

@@ -32,6 +32,7 @@ impl Controller {
             Purpose::Topology => {}
         }
         self.writing = Some((purpose, now));
+        self.begun_at = self.loaded.versions();
         Some(write)
     }
 
