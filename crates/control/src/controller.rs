@@ -287,8 +287,10 @@ impl Controller {
         let (asker, epoch) = (state.region.clone(), state.epoch);
         self.note_peer(None, state);
         let mut answer = self.state(now)?;
-        // Whoever has written a claim, or may have, gives no word against it.
-        let free = self.writing.is_none() && self.unsure.is_none() && self.forced.is_none();
+        // Whoever has written a claim, or may have, gives no word against it; nor does a process that has not seen for
+        // itself that this is the epoch: an earlier one of its region may have claimed the next.
+        let seen = self.topology().is_some_and(|topology| topology.epoch == epoch);
+        let free = seen && self.writing.is_none() && self.unsure.is_none() && self.forced.is_none();
         if let Some(longest) = confirm
             && free
             && self.newest.as_ref().is_some_and(|(known, primary)| *known == epoch && *primary == asker)
