@@ -78,8 +78,8 @@ pub(crate) struct Forced {
 pub struct Controller {
     pub(crate) settings: Settings,
     pub(crate) loaded: Loaded,
-    /// The topology as it was when this process first saw it: a transition in it was begun by an earlier process.
-    pub(crate) first: Option<u64>,
+    /// The transition in the topology that this process saw first: it was begun by an earlier process.
+    pub(crate) inherited: Option<u64>,
     pub(crate) keeper: Keeper,
     pub(crate) observer: Observer,
     /// A write under way, and when it was begun.
@@ -124,7 +124,7 @@ impl Controller {
         Self {
             settings,
             loaded: Loaded::default(),
-            first: None,
+            inherited: None,
             keeper: Keeper::default(),
             observer: Observer::default(),
             writing: None,
@@ -182,8 +182,8 @@ impl Controller {
         }
         self.outdated = None;
         if let Some((version, topology)) = &loaded.topology {
-            if self.first.is_none() {
-                self.first = Some(*version);
+            if self.loaded.topology.is_none() {
+                self.inherited = topology.transition.as_ref().map(|transition| transition.id);
                 self.undecided_until = Some(now + self.settings.ttl);
                 // An earlier process may have given its word a moment ago.
                 self.observer.promised = now + self.settings.ttl;

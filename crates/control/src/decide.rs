@@ -116,7 +116,7 @@ impl Controller {
 
     /// Goes from stage to stage.
     fn observe_handover(&mut self, now: Duration) {
-        let Some((version, topology)) = &self.loaded.topology else { return };
+        let Some((_, topology)) = &self.loaded.topology else { return };
         let Some(transition) = topology.transition.clone() else {
             if self.handover.take().is_some() {
                 (self.prepared, self.held) = (None, None);
@@ -124,7 +124,7 @@ impl Controller {
             return;
         };
         if self.handover.as_ref().is_none_or(|handover| handover.id != transition.id) {
-            let earlier = self.first == Some(*version);
+            let earlier = self.inherited == Some(transition.id);
             let stage = if earlier {
                 Stage::RollingBack(
                     "the process of the primary region ended while it was under way".to_owned(),
