@@ -354,7 +354,12 @@ impl Controller {
             return vec![Check { name: "topology".to_owned(), passed: false, found }];
         };
         let me = &self.settings.me;
-        let checks = preflight(topology, me, self.is_writable(now), &self.server, &self.peers, &request.to);
+        let mut checks =
+            preflight(topology, me, self.is_writable(now), &self.server, &self.peers, &request.to);
+        if self.wanted.len() >= WANTED_MAX {
+            let found = "the store does not take changes at present: try again in a moment".to_owned();
+            checks.push(Check { name: "store".to_owned(), passed: false, found });
+        }
         if !request.dry_run && checks.iter().all(|check| check.passed) {
             let SwitchoverRequest { to, timeout_ms, .. } = request.clone();
             let transition = Transition { id, from: me.clone(), to, timeout_ms };
@@ -371,14 +376,17 @@ impl Controller {
     /// Why it is refused.
     pub fn failover(&mut self, now: Duration, allow_data_loss: bool) -> Result<String, String> {
         let Some(topology) = self.topology() else {
-            return Err("the store has not been read yet".to_owned());
+            return Err("the store has not been read yet: try again in a moment".to_owned());
         };
         let me = &self.settings.me;
         if topology.primary == *me {
-            return Err(format!("{me} is the primary already"));
+            return Err(format!("{me} is the primary already: there is nothing to do"));
+        }
+        if !topology.members.contains_key(me) {
+            return Err(format!("{me} is not a region of this cluster any more: add it again first"));
         }
         if !matches!(self.server, Server::Standby { .. }) {
-            return Err(format!("the server of {me} is not a running standby"));
+            return Err(format!("the server of {me} is not a running standby: see `pangea status`"));
         }
         let proof = self.election(topology, Duration::ZERO, now).nothing_lost();
         let until = now + FORCED_TIMEOUT;
@@ -416,7 +424,7 @@ impl Controller {
             return Err("the store has not been read yet: try again in a moment".to_owned());
         }
         if self.wanted.len() >= WANTED_MAX {
-            return Err("the store does not take changes at present".to_owned());
+            return Err("the store does not take changes at present: try again in a moment".to_owned());
         }
         if !self.wanted.contains(&change) {
             self.wanted.push_back(change);

@@ -123,7 +123,8 @@ impl Controller {
     fn claim(&mut self, now: Duration, wall: u64) -> Option<(Purpose, StoreWrite)> {
         let (version, topology) = self.loaded.topology.clone()?;
         let topology = &topology;
-        if self.newest.as_ref().is_some_and(|(epoch, _)| *epoch > topology.epoch) {
+        let superseded = self.newest.as_ref().is_some_and(|(epoch, _)| *epoch > topology.epoch);
+        if superseded || !topology.members.contains_key(&self.settings.me) {
             return None;
         }
         let cause = if self.is_offered(topology) {
