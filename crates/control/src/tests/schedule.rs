@@ -12,21 +12,56 @@ use super::world::{Event, World};
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
     /// The process ends and another one starts after a while; the server ends with it, or goes on.
-    EndProcess { region: usize, with_server: bool, away: u64 },
-    StartProcess { region: usize },
-    Pause { region: usize, lasts: u64 },
-    CrashServer { region: usize },
-    Cut { from: u8, to: u8, lasts: u64 },
-    Mend { from: u8, to: u8 },
-    StoreAway { requests: u8, answers: u8, lasts: u64 },
+    EndProcess {
+        region: usize,
+        with_server: bool,
+        away: u64,
+    },
+    StartProcess {
+        region: usize,
+    },
+    Pause {
+        region: usize,
+        lasts: u64,
+    },
+    CrashServer {
+        region: usize,
+    },
+    Cut {
+        from: u8,
+        to: u8,
+        lasts: u64,
+    },
+    Mend {
+        from: u8,
+        to: u8,
+    },
+    StoreAway {
+        requests: u8,
+        answers: u8,
+        lasts: u64,
+    },
     StoreBack,
-    Switchover { to: usize },
-    Failover { region: usize, allow_data_loss: bool },
+    Switchover {
+        to: usize,
+    },
+    Failover {
+        region: usize,
+        allow_data_loss: bool,
+    },
     Durability(Durability),
-    Drain { region: usize, drained: bool },
-    StepWall { region: usize, to: u64 },
+    Drain {
+        region: usize,
+        drained: bool,
+    },
+    StepWall {
+        region: usize,
+        to: u64,
+    },
     /// The region never comes back.
-    Destroy { region: usize },
+    Destroy {
+        region: usize,
+    },
     HealAll,
 }
 
@@ -60,11 +95,8 @@ impl Schedule {
         let region = if rng.percent(50) { 0 } else { rng.index(count) };
         let all = (1 << count) - 1;
         let one = 1u8 << region;
-        let lasts = if rng.percent(50) {
-            rng.between(50_000, 1_000_000)
-        } else {
-            rng.between(1_000_000, 6_000_000)
-        };
+        let lasts =
+            if rng.percent(50) { rng.between(50_000, 1_000_000) } else { rng.between(1_000_000, 6_000_000) };
         match rng.below(24) {
             0 | 1 => Fault::EndProcess { region, with_server: rng.percent(50), away: lasts },
             2..=4 => Fault::Pause { region, lasts },
@@ -165,9 +197,10 @@ impl World {
         let now = self.now;
         let asked = match fault {
             Fault::Failover { region, .. } => Some(region),
-            _ => self.regions.iter().position(|region| {
-                region.gate.as_ref().is_some_and(|gate| gate.primary == region.id)
-            }),
+            _ => self
+                .regions
+                .iter()
+                .position(|region| region.gate.as_ref().is_some_and(|gate| gate.primary == region.id)),
         };
         let Some(index) = asked else { return Ok(()) };
         let region = &mut self.regions[index];

@@ -23,7 +23,8 @@ impl World {
         let (number, process) = (region.store_request, region.process);
         region.writing = Some(number);
         self.log(|| {
-            let to = write.topology.as_ref().map(|it| (it.epoch, it.primary.clone(), it.transition.is_some()));
+            let to =
+                write.topology.as_ref().map(|it| (it.epoch, it.primary.clone(), it.transition.is_some()));
             format!("r{index} writes {to:?} {:?}", write.lease.as_ref().map(|lease| lease.renewal))
         });
         if self.store.requests_cut >> index & 1 == 1 && self.rng.percent(50) {
@@ -92,7 +93,10 @@ impl World {
         let version = self.store.version;
         if let Some(next) = write.topology {
             self.log(|| {
-                format!("   store {version}: {} {} {:?} by r{index}", next.epoch, next.primary, next.transition)
+                format!(
+                    "   store {version}: {} {} {:?} by r{index}",
+                    next.epoch, next.primary, next.transition
+                )
             });
             self.store.topology = Some((version, next));
         }
@@ -119,7 +123,8 @@ impl World {
             && let Some(writer) = (0..self.regions.len())
                 .find(|other| *other != index && self.regions[*other].server.mode == Mode::Primary)
         {
-            let what = format!("r{index} takes the lease in epoch {} while r{writer} takes writes", next.epoch);
+            let what =
+                format!("r{index} takes the lease in epoch {} while r{writer} takes writes", next.epoch);
             return violated(Invariant::LeaseBeforeWrite, what);
         }
         let sync = before.is_some_and(|topology| {

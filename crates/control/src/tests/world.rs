@@ -524,10 +524,8 @@ impl World {
     fn drive(&mut self, index: usize, desired: Desired) {
         let flaw = self.flaw;
         let region = &self.regions[index];
-        let (epoch, own) = region
-            .gate
-            .as_ref()
-            .map_or((0, false), |gate| (gate.epoch.0, gate.primary == region.id));
+        let (epoch, own) =
+            region.gate.as_ref().map_or((0, false), |gate| (gate.epoch.0, gate.primary == region.id));
         let (mode, action) = (region.server.mode, region.server.action);
         let begin = match (desired, mode, action) {
             (Desired::Undecided, ..) => None,
