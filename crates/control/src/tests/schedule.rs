@@ -1,7 +1,5 @@
 //! What goes wrong when, what operators ask for, and how all must be in the end.
 
-use std::time::Duration;
-
 use crate::{Durability, Member, SwitchoverRequest, TopologyChange};
 
 use super::invariants::{Invariant, Violation, violated};
@@ -292,7 +290,7 @@ impl World {
             if gate.hold.is_some() {
                 return Some(format!("r{index} holds its clients"));
             }
-            if index == primary && !region.writable(self.now) {
+            if index == primary && (!region.writable(self.now) || !region.server.idle_primary()) {
                 return Some(format!("r{index} takes no writes: {:?}", region.server.mode));
             }
             let follows = region.server.upstream.is_some() && region.server.wal.len() == length;
@@ -308,6 +306,6 @@ impl World {
             return Some("the primary is gone for good".to_owned());
         }
         let recent = self.healed.is_some_and(|healed| self.now < healed + 300_000);
-        recent.then(|| Duration::ZERO).map(|_| "it is early".to_owned())
+        recent.then(|| "it is early".to_owned())
     }
 }

@@ -88,7 +88,7 @@ impl Postgres {
     }
 
     /// What its agent reports.
-    pub(super) fn report(&self, replays_late: bool) -> Server {
+    pub(super) fn report(&self) -> Server {
         match (self.mode, self.checkpoint) {
             (Mode::Down, Some(checkpoint)) if self.action.is_none() => {
                 Server::Stopped { checkpoint: self.at(checkpoint) }
@@ -97,7 +97,7 @@ impl Postgres {
             (Mode::Standby, _) => Server::Standby {
                 timeline: Some(Timeline(self.timeline)),
                 received: Some(lsn(self.wal.len())),
-                replayed: Some(lsn(if replays_late { self.replayed } else { usize::MAX >> 8 })),
+                replayed: Some(lsn(self.replayed)),
                 streaming: self.upstream.is_some(),
             },
             (Mode::Primary, _) => {

@@ -16,6 +16,17 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
+/// Says which seed it was when the model itself panics.
+struct NamedPanic(u64);
+
+impl Drop for NamedPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {} panicked", self.0);
+        }
+    }
+}
+
 /// When a search ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
@@ -38,6 +49,7 @@ fn search(seeds: u64, flaw: Flaw, until: Until) -> (Totals, Vec<(u64, Violation)
             if seed >= seeds || (until == Until::Found && seed > lowest.load(Ordering::Relaxed)) {
                 return (totals, found);
             }
+            let _named = NamedPanic(seed);
             match World::new(seed, flaw, false).run() {
                 Ok(one) => totals.add(one),
                 Err(violation) => {

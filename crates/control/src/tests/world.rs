@@ -8,11 +8,11 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use pangea_base::RegionId;
+use pangea_base::{Lsn, RegionId};
 
 use crate::{
-    Controller, Desired, Durability, Gate, Loaded, Member, Output, PeerState, Policy, Settings, StoreWrite,
-    Topology, TopologyChange, Written,
+    Controller, Desired, Durability, Gate, Loaded, Member, Output, PeerState, Policy, Server, Settings,
+    StoreWrite, Topology, TopologyChange, Written,
 };
 
 use super::invariants::{Invariant, Violation, Witness, violated};
@@ -30,7 +30,7 @@ pub(super) enum Flaw {
     NoFencing,
     /// Regions give their word not to take over without keeping it.
     EmptyPromises,
-    /// A standby says that it has replayed what it has not.
+    /// The target of a switchover does not wait for the shutdown checkpoint: it is told of an earlier position.
     NoCheckpointWait,
 }
 
@@ -272,7 +272,8 @@ impl World {
         Some(event)
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), Violation> {
+    /// Whether the process that an event concerns is there to take it.
+    fn concerns(&mut self, event: Event) -> Option<Event> {
         let concerned = match &event {
             Event::Tick { region, process }
             | Event::StoreAnswers { region, process, .. }
@@ -294,21 +295,25 @@ impl World {
             Event::WriteArrives { from, .. } => Some(*from),
             _ => None,
         };
-        let event = match concerned {
+        match concerned {
             Some((region, process)) => {
                 let absent = self.regions[region].controller.is_none();
                 match self.awake(region, process, event) {
-                    Some(event) => event,
+                    Some(event) => Some(event),
                     None => {
                         if let Some(from) = dropped.filter(|_| absent) {
                             self.write_ends(from);
                         }
-                        return Ok(());
+                        None
                     }
                 }
             }
-            None => event,
-        };
+            None => Some(event),
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Violation> {
+        let Some(event) = self.concerns(event) else { return Ok(()) };
         match event {
             Event::Tick { region, .. } => self.tick(region),
             Event::StoreArrives { region, process, number, write } => {
@@ -391,10 +396,15 @@ impl World {
     }
 
     fn report(&mut self, index: usize) {
-        let late = self.flaw != Flaw::NoCheckpointWait;
         let region = &mut self.regions[index];
+        let mut report = region.server.report();
+        if let Server::Stopped { checkpoint } = &mut report
+            && self.flaw == Flaw::NoCheckpointWait
+        {
+            checkpoint.lsn = Lsn(0);
+        }
         if let Some(controller) = &mut region.controller {
-            controller.server(region.server.report(late));
+            controller.server(report);
         }
     }
 
@@ -414,7 +424,7 @@ impl World {
         if ticks % 4 == 2 {
             self.ask_all(index);
         }
-        if ticks % 4 == 0 {
+        if ticks.is_multiple_of(4) {
             self.put_in_force(index);
         }
         Ok(())
