@@ -1,10 +1,12 @@
 //! Tests of the controller.
 
+mod agent;
 mod bench;
 mod invariants;
 mod protocol;
 mod rng;
 mod schedule;
+mod search;
 mod server;
 mod simulation;
 mod store;
