@@ -17,6 +17,14 @@ pub struct Loaded {
     pub lease: Option<(u64, Lease)>,
 }
 
+impl Loaded {
+    /// The versions of topology and lease; 0 for what is not there.
+    pub(crate) fn versions(&self) -> (u64, u64) {
+        let topology = self.topology.as_ref().map_or(0, |(version, _)| *version);
+        (topology, self.lease.as_ref().map_or(0, |(version, _)| *version))
+    }
+}
+
 /// A conditional write: both documents must have these versions (0: not exist), where one is given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoreWrite {
