@@ -292,7 +292,7 @@ impl Care {
             }
             tokio::select! {
                 () = told(&mut self.stop) => return Ok(None),
-                changed = self.orders.changed() => if changed.is_err() { return Ok(None) },
+                () = changed(&mut self.orders) => {}
             }
         }
     }
@@ -302,7 +302,7 @@ impl Care {
         self.told.phase.send_replace(Phase::Restarting);
         tokio::select! {
             () = told(&mut self.stop) => Ended::Told,
-            _ = self.orders.changed() => Ended::Ordered,
+            () = changed(&mut self.orders) => Ended::Ordered,
         }
     }
 
@@ -355,10 +355,7 @@ impl Care {
                     postmaster::stop(child).await;
                     return Ok(Ended::Told);
                 }
-                changed = self.orders.changed() => if changed.is_err() {
-                    postmaster::stop(child).await;
-                    return Ok(Ended::Told);
-                },
+                () = changed(&mut self.orders) => {}
             }
         }
     }
@@ -392,6 +389,13 @@ impl Care {
 /// Returns when the stop flag is set, or its owner is gone.
 async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|told| *told).await;
+}
+
+/// Returns when there are new orders. Orders that nobody can change stay as they are.
+async fn changed(orders: &mut watch::Receiver<Orders>) {
+    if orders.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Returns when what is ordered is not to be reached by what was begun for `orders`.
