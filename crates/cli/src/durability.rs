@@ -61,7 +61,8 @@ fn show(args: &Durability, topology: &Topology) -> anyhow::Result<()> {
             "secondaries": secondaries(topology),
         }));
     }
-    print(&format!("{}: {}\n", words(topology), meaning(topology.durability)));
+    let once = if topology.durability_in_force { "" } else { "once it is, " };
+    print(&format!("{}: {once}{}\n", words(topology), meaning(topology.durability)));
     Ok(())
 }
 

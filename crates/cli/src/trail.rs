@@ -91,7 +91,7 @@ impl Trail {
                 (milliseconds(event.after_us), milliseconds(event.after_us.saturating_sub(before)));
             say(&format!(
                 "{after:>10} {took:>10}  {:<width$}  {}",
-                event.region,
+                event.region.as_str(),
                 words(&event.kind),
                 width = self.width
             ));
