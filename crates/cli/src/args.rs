@@ -92,7 +92,7 @@ pub(crate) struct Up {
     pub(crate) os_user: Option<String>,
     /// How long, in milliseconds, the primary may write after it has renewed its lease: when it dies writes are
     /// away about as long [default: 3000]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(LEASE_TTL_MS_MIN..))]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(LEASE_TTL_MS_MIN..=LEASE_TTL_MS_MAX))]
     pub(crate) lease_ttl: Option<u64>,
     /// The same as --lease-ttl 1500: for regions that are near one another and rarely busy
     #[arg(long, conflicts_with = "lease_ttl")]
@@ -100,7 +100,7 @@ pub(crate) struct Up {
     /// Keep topology and lease in etcd, as in etcd://10.0.0.1:2379,10.0.0.2:2379; fixed when the cluster is made
     /// [default: a file of the cluster]
     #[arg(long, value_name = "etcd://HOST:PORT,...", value_parser = store)]
-    pub(crate) store: Option<Vec<String>>,
+    pub(crate) store: Option<Etcd>,
     /// Go on in the background once everything is ready
     #[arg(long)]
     pub(crate) detach: bool,
@@ -114,6 +114,8 @@ pub(crate) struct Up {
 
 /// Leases that are shorter would end for want of a moment's patience.
 const LEASE_TTL_MS_MIN: u64 = 600;
+/// With longer ones nobody would wait for a failover.
+const LEASE_TTL_MS_MAX: u64 = 600_000;
 
 impl Up {
     /// The lease that was asked for, in milliseconds.
@@ -190,8 +192,8 @@ pub(crate) struct Switchover {
     #[arg(long, value_name = "REGION")]
     pub(crate) to: RegionId,
     /// Longest wait for transactions to end, such as 5s or 800ms; then the switchover is rolled back
-    #[arg(long, value_parser = milliseconds, default_value = "5s", value_name = "TIME")]
-    pub(crate) timeout: f64,
+    #[arg(long, value_parser = patience_ms, default_value = "5s", value_name = "TIME")]
+    pub(crate) timeout_ms: u64,
     /// Only look whether anything stands in the way
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -382,8 +384,12 @@ fn milliseconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The addresses of `etcd://host:port,host:port`, each as a URL.
-fn store(text: &str) -> Result<Vec<String>, String> {
+/// The URLs of the members of an etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Etcd(pub(crate) Vec<String>);
+
+/// Reads `etcd://host:port,host:port`.
+fn store(text: &str) -> Result<Etcd, String> {
     let form = || format!("{text:?} is no store: write etcd://HOST:PORT,HOST:PORT");
     let members = text.strip_prefix("etcd://").ok_or_else(form)?;
     let url = |member: &str| {
@@ -391,7 +397,21 @@ fn store(text: &str) -> Result<Vec<String>, String> {
         port.parse::<u16>().ok()?;
         Some(format!("http://{member}"))
     };
-    members.split(',').map(url).collect::<Option<Vec<String>>>().ok_or_else(form)
+    members.split(',').map(url).collect::<Option<Vec<String>>>().map(Etcd).ok_or_else(form)
+}
+
+/// A wait in whole milliseconds, at most an hour.
+fn patience_ms(text: &str) -> Result<u64, String> {
+    const LONGEST_MS: f64 = 3_600_000.0;
+    match milliseconds(text)? {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "neither negative nor large"
+        )]
+        value if value <= LONGEST_MS => Ok(value as u64),
+        _ => Err("an hour (3600s) is the most".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -412,7 +432,7 @@ mod tests {
 
     #[test]
     fn stores_and_limits() {
-        assert_eq!(store("etcd://a:1,[::1]:2").unwrap(), ["http://a:1", "http://[::1]:2"]);
+        assert_eq!(store("etcd://a:1,[::1]:2").unwrap().0, ["http://a:1", "http://[::1]:2"]);
         for bad in ["etcd://", "etcd://a", "etcd://a:1,", "etcd://:1", "redis://a:1", "a:1", "etcd://a:99999"]
         {
             assert!(store(bad).is_err(), "{bad}");
@@ -444,5 +464,7 @@ mod tests {
         assert_eq!(milliseconds("7"), Ok(7.0));
         assert!(milliseconds("-1ms").is_err());
         assert!(milliseconds("fast").is_err());
+        assert_eq!(patience_ms("1.5s"), Ok(1500));
+        assert!(patience_ms("3601s").is_err());
     }
 }

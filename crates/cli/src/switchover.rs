@@ -41,8 +41,7 @@ async fn switch(args: &Switchover) -> anyhow::Result<Exit> {
             args.to
         )));
     };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked when it was read")]
-    let timeout_ms = args.timeout as u64;
+    let timeout_ms = args.timeout_ms;
     let request = SwitchoverRequest { to: args.to.clone(), timeout_ms, dry_run: args.dry_run };
     let since_us = primary.now_us;
     let answer = match request_switchover(&regions.layout, &from, &request).await {

@@ -11,7 +11,7 @@ use pangea_store::StoreConfig;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Up;
+use crate::args::{Etcd, Up};
 use crate::exit::Exit;
 use crate::status::{lag, role};
 use crate::table::{Align, render};
@@ -123,7 +123,7 @@ fn options(args: &Up, layout: &Layout) -> anyhow::Result<ClusterOptions> {
 }
 
 /// The store of a new cluster; one that exists keeps its prefix.
-fn etcd(endpoints: Vec<String>) -> StoreConfig {
+fn etcd(Etcd(endpoints): Etcd) -> StoreConfig {
     // Clusters that share an etcd, or follow one another in one directory, must not find one another's topology.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     StoreConfig::etcd(endpoints, format!("pangea/{:x}/", since.as_nanos()))

@@ -1,5 +1,6 @@
 //! The primary moves: on an operator's word, and because it died.
 
+mod etcd;
 mod failover;
 mod operators;
 mod sessions;
