@@ -8,7 +8,8 @@ use std::process::Command;
 const MAJOR_MIN: u32 = 14;
 const MAJOR_MAX: u32 = 18;
 /// What a region needs from the directory.
-const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_basebackup"];
+const PROGRAMS: [&str; 6] =
+    ["postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_waldump", "pg_controldata"];
 /// Names the directory when no option does.
 const VARIABLE: &str = "PANGEA_PG_BIN";
 

@@ -30,10 +30,12 @@ const STANDBY_FILE: &str = "standby.signal";
 /// Makes the data directory if there is none, checks it if there is one, and writes Pangea's settings.
 pub(crate) async fn prepare(
     spec: &ServerSpec,
-    orders: Orders,
+    role: Desired,
+    orders: &watch::Receiver<Orders>,
     phase: &watch::Sender<Phase>,
 ) -> Result<(), ServerError> {
     spec.check_socket_path()?;
+    rejoin::remove_unfinished(spec)?;
     let existing = inspect(&spec.pgdata)?;
     make_private_dir(&spec.socket_dir)?;
     if let Some(log_dir) = spec.log_file.parent() {
@@ -42,13 +44,16 @@ pub(crate) async fn prepare(
     match existing {
         Found::Ours { major, standby } => {
             check_major(spec, &spec.pgdata, &major)?;
-            if orders.role == Desired::Standby && !standby {
+            if role == Desired::Standby && !standby {
                 rejoin::make_standby(spec, orders, phase).await?;
+                if !spec.pgdata.exists() {
+                    clone_until_done(spec, &spec.uplink_dir, phase).await?;
+                }
             }
         }
         Found::Foreign => return Err(ServerError::Foreign { path: spec.pgdata.clone() }),
-        Found::Nothing => match orders.role {
-            Desired::Primary if orders.create => {
+        Found::Nothing => match role {
+            Desired::Primary if orders.borrow().create => {
                 phase.send_replace(Phase::Initdb);
                 initdb(spec, spec.password_file.as_deref()).await?;
             }
@@ -70,6 +75,12 @@ pub(crate) fn is_standby(pgdata: &Path) -> bool {
 pub(crate) fn mark_standby(pgdata: &Path) -> Result<(), ServerError> {
     let signal = pgdata.join(STANDBY_FILE);
     write_synced(&signal, "").map_err(ServerError::file("write", &signal))
+}
+
+/// Makes the data directory of a standby one that has to be compared with the primary before it starts.
+pub(crate) fn unmark_standby(pgdata: &Path) -> Result<(), ServerError> {
+    let signal = pgdata.join(STANDBY_FILE);
+    fs::remove_file(&signal).map_err(ServerError::file("remove", &signal))
 }
 
 /// What is under the name of the data directory.

@@ -88,8 +88,8 @@ pub enum ServerError {
         /// The end of the log.
         said: String,
     },
-    /// A standby does not become primary.
-    #[error("the standby cannot be promoted")]
+    /// A standby does not become primary, or a setting of that cannot be made.
+    #[error("the server cannot be made primary")]
     Promote {
         /// What it says.
         source: tokio_postgres::Error,

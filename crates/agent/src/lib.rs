@@ -11,12 +11,12 @@
 //! `postmaster.pid`, which costs milliseconds, and the exit status is ours to see.
 
 mod bin;
-mod control_data;
 mod create;
 mod error;
 mod functions;
 mod postmaster;
 mod promote;
+pub mod recovery;
 mod rejoin;
 mod server;
 mod settings;
@@ -26,8 +26,8 @@ pub use bin::{PgBin, PgBinError, PgVersion};
 pub use error::ServerError;
 pub use functions::keep_functions;
 pub use postmaster::{kill_leftover, kill_now, stop_leftover};
-pub use promote::checkpoint;
-pub use server::{Orders, Phase, Server, State};
+pub use promote::{checkpoint, is_synchronous};
+pub use server::{Followed, Orders, Phase, Server, State};
 pub use settings::ServerSpec;
 pub use status::{ServerPosition, StatusPoller};
 

@@ -6,7 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -146,6 +146,20 @@ fn kill_all(pgdata: &Path) -> bool {
 /// Nobody works in the directory (the caller made sure), so the file is stale.
 fn remove_stale_pid_file(pgdata: &Path) -> Result<(), ServerError> {
     let path = pgdata.join("postmaster.pid");
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(ServerError::file("remove", &path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// PostgreSQL refuses a socket whose lock file names a process that lives, whatever that is by now. Nobody works in the
+/// data directory (the caller made sure), and the socket's directory is this server's own.
+pub(crate) fn remove_stale_socket_lock(socket: &Path) -> Result<(), ServerError> {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(ServerError::file("remove", &path)(error))

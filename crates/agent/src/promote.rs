@@ -55,6 +55,56 @@ pub(crate) async fn end_hung_standbys(dir: &Path) -> Result<(), tokio_postgres::
     connect(dir).await?.batch_execute(END_HUNG_SQL).await
 }
 
+/// Longest wait for a reload of the settings.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sets `synchronous_standby_names`, and returns when it is in force for all commits that begin from now on.
+pub(crate) async fn set_synchronous(dir: &Path, names: &str) -> Result<(), ServerError> {
+    const SHOW: &str = "SELECT pg_catalog.current_setting('synchronous_standby_names')";
+    let failed = |source| ServerError::Promote { source };
+    let client = connect(dir).await.map_err(failed)?;
+    let in_force =
+        async || Ok(client.query_one(SHOW, &[]).await.map_err(failed)?.get::<_, String>(0) == names);
+    if in_force().await? {
+        return Ok(());
+    }
+    let value = names.replace('\'', "''");
+    let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'");
+    client.batch_execute(&set).await.map_err(failed)?;
+    client.batch_execute("SELECT pg_catalog.pg_reload_conf()").await.map_err(failed)?;
+    let deadline = Instant::now() + RELOAD_TIMEOUT;
+    while !in_force().await? && Instant::now() < deadline {
+        sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Whether so many synchronous standbys have flushed what the server whose socket is in `dir` has written up to now.
+///
+/// # Errors
+/// What the server says.
+pub async fn is_synchronous(
+    dir: &Path,
+    standbys: u8,
+    within: Duration,
+) -> Result<bool, tokio_postgres::Error> {
+    const REACHED: &str = "SELECT count(*) >= $2 FROM pg_catalog.pg_stat_replication \
+         WHERE sync_state IN ('sync', 'quorum') AND flush_lsn >= $1::text::pg_catalog.pg_lsn";
+    let client = connect(dir).await?;
+    let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await?;
+    let position: String = row.get(0);
+    let deadline = Instant::now() + within;
+    loop {
+        if client.query_one(REACHED, &[&position, &i64::from(standbys)]).await?.get(0) {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Writes a checkpoint on the server whose socket is in `dir`.
 ///
 /// # Errors
@@ -63,7 +113,8 @@ pub async fn checkpoint(dir: &Path) -> Result<(), tokio_postgres::Error> {
     connect(dir).await?.batch_execute("CHECKPOINT").await
 }
 
-async fn connect(dir: &Path) -> Result<Client, tokio_postgres::Error> {
+/// A connection of the agent's own.
+pub(crate) async fn connect(dir: &Path) -> Result<Client, tokio_postgres::Error> {
     let mut config = Config::new();
     config.host_path(dir).port(SOCKET_PORT).user("postgres").dbname("postgres");
     config.application_name("pangea-agent").options("-c search_path=pg_catalog,pg_temp");

@@ -1,17 +1,190 @@
-//! A former primary becomes a standby.
+//! A server that was primary, or that has received what no primary has, comes back as a standby.
+//!
+//! A diverged server that is started as a standby serves rows that are lost, and may even show itself as streaming
+//! (`recovery`): so its log is compared with the timelines of the primary first. What only it has is put aside in a
+//! report (LOSS-IS-REPORTED), then it is rewound, or cloned anew when that is impossible.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pangea_base::{Lsn, RegionId, Timeline};
 use tokio::sync::watch;
 
 use crate::create;
-use crate::error::ServerError;
-use crate::server::{Orders, Phase};
-use crate::settings::ServerSpec;
+use crate::error::{ServerError, chain};
+use crate::promote::connect;
+use crate::recovery::{
+    ClusterState, Extract, Extracted, Fork, RecoveryError, Rewind, control_data, extract, fork_of, rewind,
+};
+use crate::server::{Followed, Orders, Phase};
+use crate::settings::{ServerSpec, conninfo};
 
-/// Makes the data directory of a server that was primary, and is stopped, that of a standby.
+/// Pause between two attempts while the primary cannot be asked.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The mark of a rewind that has begun and not ended: the directory is neither the one nor the other.
+const REWINDING: &str = "rewinding";
+
+/// Makes the data directory of a stopped server that was primary that of a standby. `spec.pgdata` may be gone when
+/// this returns: then it is to be cloned.
 pub(crate) async fn make_standby(
     spec: &ServerSpec,
-    _orders: Orders,
-    _phase: &watch::Sender<Phase>,
+    orders: &watch::Receiver<Orders>,
+    phase: &watch::Sender<Phase>,
 ) -> Result<(), ServerError> {
-    create::mark_standby(&spec.pgdata)
+    if orders.borrow().follows.is_none() {
+        // Fenced, and nobody else is primary: nothing that it has is lost.
+        return create::mark_standby(&spec.pgdata);
+    }
+    phase.send_replace(Phase::Rejoining("comparing with the primary".to_owned()));
+    loop {
+        match rejoin(spec, orders, phase).await {
+            Ok(()) => return Ok(()),
+            Err(RecoveryError::Server(error)) => return Err(error),
+            Err(error) if is_of_primary(&error) => {
+                phase.send_replace(Phase::WaitingForPrimary(chain(&error)));
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(error) => {
+                tracing::error!(
+                    server = spec.name,
+                    error = chain(&error),
+                    "cannot rejoin as it is: cloning it anew"
+                );
+                return set_aside(spec);
+            }
+        }
+    }
+}
+
+/// Whether the primary could not be asked: later it may.
+fn is_of_primary(error: &RecoveryError) -> bool {
+    matches!(error, RecoveryError::Sql { .. } | RecoveryError::TimedOut { .. })
+}
+
+async fn rejoin(
+    spec: &ServerSpec,
+    orders: &watch::Receiver<Orders>,
+    phase: &watch::Sender<Phase>,
+) -> Result<(), RecoveryError> {
+    let source = conninfo(&spec.uplink_dir, &spec.name);
+    let timeline = last_timeline(spec).await?;
+    let fork = match fork_of(&source, timeline).await {
+        Ok(fork) => fork,
+        // The primary is on the very timeline that this server wrote: it has been followed, not left.
+        Err(RecoveryError::OtherLine { .. }) if on_same_line(spec, &source, timeline).await? => {
+            return Ok(create::mark_standby(&spec.pgdata)?);
+        }
+        Err(error) => return Err(error),
+    };
+    let followed = orders.borrow().follows.clone();
+    let Some(Followed { primary, lost_epoch, .. }) = followed else {
+        return Ok(create::mark_standby(&spec.pgdata)?);
+    };
+    phase.send_replace(Phase::Rejoining("looking for transactions that only it has".to_owned()));
+    let region: RegionId = spec.region.clone();
+    let request = Extract {
+        bin: spec.bin.clone(),
+        pgdata: spec.pgdata.clone(),
+        private_dir: spec.socket_dir.join("alone"),
+        reports_dir: spec.reports_dir.clone(),
+        id: format!("epoch-{}-{region}", lost_epoch.0),
+        region,
+        lost_epoch,
+        new_primary: primary,
+        timeline,
+        fork: fork.lsn,
+        // Found in the log: exactly what the new primary knew when it was promoted.
+        next_xid_at_fork: None,
+        source: source.clone(),
+    };
+    match extract(request).await? {
+        Extracted::NotDiverged => return Ok(create::mark_standby(&spec.pgdata)?),
+        Extracted::NothingLost => {}
+        Extracted::Report(report) => {
+            let header = &report.header;
+            tracing::warn!(
+                server = spec.name,
+                report = header.id,
+                transactions = header.transactions,
+                complete = header.complete,
+                "transactions were lost in the failover: `pangea recover` lists and re-applies them"
+            );
+        }
+    }
+    phase.send_replace(Phase::Rejoining("rewinding".to_owned()));
+    rewind_to(spec, source).await
+}
+
+async fn rewind_to(spec: &ServerSpec, source: String) -> Result<(), RecoveryError> {
+    let mark = mark(&spec.pgdata);
+    std::fs::write(&mark, "").map_err(ServerError::file("write", &mark))?;
+    rewind(Rewind { bin: spec.bin.clone(), pgdata: spec.pgdata.clone(), source }).await?;
+    create::mark_standby(&spec.pgdata)?;
+    Ok(std::fs::remove_file(&mark).map_err(ServerError::file("remove", &mark))?)
+}
+
+/// Moves a data directory that cannot be used out of the way of a clone, and deletes it.
+fn set_aside(spec: &ServerSpec) -> Result<(), ServerError> {
+    let aside = spec.pgdata.with_extension("unusable");
+    let _ = std::fs::remove_dir_all(&aside);
+    std::fs::rename(&spec.pgdata, &aside).map_err(ServerError::file("rename", &spec.pgdata))?;
+    let mark = mark(&spec.pgdata);
+    let _ = std::fs::remove_file(&mark);
+    std::fs::remove_dir_all(&aside).map_err(ServerError::file("remove", &aside))
+}
+
+fn mark(pgdata: &Path) -> PathBuf {
+    pgdata.with_extension(REWINDING)
+}
+
+/// Removes what a rewind that was cut short has left.
+pub(crate) fn remove_unfinished(spec: &ServerSpec) -> Result<(), ServerError> {
+    if mark(&spec.pgdata).exists() && spec.pgdata.exists() {
+        tracing::warn!(server = spec.name, "a rewind was cut short: cloning it anew");
+        set_aside(spec)?;
+    }
+    Ok(())
+}
+
+/// The timeline that the server wrote last. The control file tells that of the last checkpoint, which a server that
+/// crashed soon after its promotion has not written.
+async fn last_timeline(spec: &ServerSpec) -> Result<Timeline, RecoveryError> {
+    let control = control_data(&spec.bin, &spec.pgdata).await?;
+    if control.state == ClusterState::ShutDown {
+        return Ok(control.timeline);
+    }
+    let log = spec.pgdata.join("pg_wal");
+    let entries = std::fs::read_dir(&log).map_err(ServerError::file("read", &log))?;
+    let newest = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| u32::from_str_radix(name.strip_suffix(".history")?, 16).ok())
+        .max();
+    Ok(newest.map_or(control.timeline, |newest| control.timeline.max(Timeline(newest))))
+}
+
+async fn on_same_line(spec: &ServerSpec, source: &str, timeline: Timeline) -> Result<bool, RecoveryError> {
+    let current = crate::recovery::timeline_of(source).await?;
+    tracing::info!(server = spec.name, primary = current.0, own = timeline.0, "the primary's timeline");
+    Ok(current == timeline)
+}
+
+/// What a running standby says of itself.
+const STANDBY_SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_get_wal_receiver() \
+     WHERE status = 'streaming'), greatest(pg_catalog.pg_last_wal_receive_lsn(), \
+     pg_catalog.pg_last_wal_replay_lsn())::text";
+
+/// Whether a running standby that does not stream has received what the primary's log has not: it can never follow.
+/// When the primary cannot be asked, that is not known, and it goes on.
+pub(crate) async fn is_diverged(spec: &ServerSpec) -> bool {
+    let ask = async {
+        let client = connect(&spec.socket_dir).await.ok()?;
+        let row = client.query_one(STANDBY_SQL, &[]).await.ok()?;
+        let received: Lsn = row.get::<_, Option<&str>>(1)?.parse().ok()?;
+        (!row.get::<_, bool>(0)).then_some(received)
+    };
+    let Some(received) = ask.await else { return false };
+    let Ok(timeline) = last_timeline(spec).await else { return false };
+    let source = conninfo(&spec.uplink_dir, &spec.name);
+    matches!(fork_of(&source, timeline).await, Ok(Fork { lsn, .. }) if received > lsn)
 }

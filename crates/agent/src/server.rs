@@ -15,21 +15,23 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use pangea_base::{Epoch, Position};
+use pangea_base::{Epoch, Position, RegionId};
 use pangea_control::{Desired, Promotion};
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::control_data::control_data;
 use crate::error::{ServerError, chain};
-use crate::promote::{end_hung_standbys, promote};
+use crate::promote::{end_hung_standbys, promote, set_synchronous};
+use crate::recovery::{ClusterState, control_data};
 use crate::settings::ServerSpec;
-use crate::{create, postmaster};
+use crate::{create, postmaster, rejoin};
 
 /// Pause before the first and before later restarts.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often a standby that follows another region is asked whether it can.
+const DIVERGENCE_INTERVAL: Duration = Duration::from_secs(2);
 /// A server that ran this long has recovered: the next restart is quick again.
 const STABLE: Duration = Duration::from_secs(60);
 
@@ -72,22 +74,35 @@ impl fmt::Display for Phase {
     }
 }
 
+/// The primary in another region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// Since when it is.
+    pub epoch: Epoch,
+    /// Its region.
+    pub primary: RegionId,
+    /// The last epoch in which this region was primary; 0 if it never was.
+    pub lost_epoch: Epoch,
+}
+
 /// What is ordered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orders {
     /// The role.
     pub role: Desired,
     /// There is no data of this cluster yet anywhere: a primary makes it.
     pub create: bool,
-    /// Another region is primary, since this epoch: what a standby is not part of must go.
-    pub follows: Option<Epoch>,
+    /// Another region is primary: what its log does not have must go.
+    pub follows: Option<Followed>,
+    /// The `synchronous_standby_names` that it has whenever it is primary.
+    pub synchronous: String,
 }
 
 impl Orders {
     /// A standby of the primary, wherever that is: an in-region reader.
     #[must_use]
     pub fn standby() -> Self {
-        Self { role: Desired::Standby, create: false, follows: None }
+        Self { role: Desired::Standby, create: false, follows: None, synchronous: String::new() }
     }
 }
 
@@ -231,10 +246,12 @@ impl Care {
             return Ok(self.stay_stopped().await);
         }
         postmaster::stop_leftover(&self.spec.pgdata).await?;
+        postmaster::remove_stale_socket_lock(&self.spec.socket())?;
+        let reader = self.orders.clone();
         let prepared = tokio::select! {
-            prepared = create::prepare(&self.spec, orders, &self.told.phase) => prepared,
+            prepared = create::prepare(&self.spec, orders.role, &reader, &self.told.phase) => prepared,
             () = told(&mut self.stop) => return Ok(Ended::Told),
-            () = other_orders(&mut self.orders, orders) => return Ok(Ended::Ordered),
+            () = other_orders(&mut self.orders, &orders) => return Ok(Ended::Ordered),
         };
         prepared?;
         let starting = if self.has_run() { Phase::Restarting } else { Phase::Starting };
@@ -247,7 +264,7 @@ impl Care {
                 postmaster::stop(&mut child).await;
                 return Ok(Ended::Told);
             }
-            () = other_orders(&mut self.orders, orders) => {
+            () = other_orders(&mut self.orders, &orders) => {
                 self.kill(&mut child).await;
                 return Ok(Ended::Ordered);
             }
@@ -266,7 +283,7 @@ impl Care {
     /// Waits for a role. Data of a standby may serve before anybody says so: it never writes by itself.
     async fn role_to_start(&mut self) -> Result<Option<Orders>, ServerError> {
         loop {
-            let orders = *self.orders.borrow_and_update();
+            let orders = self.orders.borrow_and_update().clone();
             if orders.role != Desired::Undecided {
                 return Ok(Some(orders));
             }
@@ -294,10 +311,16 @@ impl Care {
         let mut state =
             if create::is_standby(&self.spec.pgdata) { State::Standby } else { State::Primary(None) };
         self.told.phase.send_replace(Phase::Running);
+        let mut in_force = None;
         loop {
-            let orders = *self.orders.borrow_and_update();
+            let Orders { role, synchronous, .. } = self.orders.borrow_and_update().clone();
+            // A standby has it too, so that it is in force from the moment of its promotion (ZERO-LOSS-WHEN-SYNC).
+            if in_force.as_ref() != Some(&synchronous) {
+                set_synchronous(&self.spec.socket_dir, &synchronous).await?;
+                in_force = Some(synchronous);
+            }
             let primary = matches!(state, State::Primary(_));
-            match orders.role {
+            match role {
                 Desired::Primary if !primary => {
                     // When it does not come out of recovery it is asked again with the next start.
                     let promotion = promote(&self.spec.socket_dir).await?;
@@ -315,7 +338,16 @@ impl Care {
                 Desired::Primary | Desired::Standby | Desired::Undecided => {}
             }
             self.told.state.send_replace(state);
+            let follows = state == State::Standby && self.orders.borrow().follows.is_some();
             tokio::select! {
+                () = tokio::time::sleep(DIVERGENCE_INTERVAL), if follows => {
+                    if rejoin::is_diverged(&self.spec).await {
+                        tracing::warn!(server = self.spec.name, "it has received what the primary has not");
+                        postmaster::stop(child).await;
+                        create::unmark_standby(&self.spec.pgdata)?;
+                        return Ok(Ended::Ordered);
+                    }
+                }
                 status = child.wait() => {
                     return Ok(Ended::Died(status.map_or_else(|e| e.to_string(), |s| s.to_string())));
                 }
@@ -345,11 +377,12 @@ impl Care {
         }
         postmaster::stop(child).await;
         match control_data(&spec.bin, &spec.pgdata).await {
-            Ok(data) if data.is_shut_down() => {
-                self.told.state.send_replace(State::ShutDown(data.checkpoint));
+            Ok(data) if data.state == ClusterState::ShutDown => {
+                let checkpoint = Position { timeline: data.timeline, lsn: data.checkpoint };
+                self.told.state.send_replace(State::ShutDown(checkpoint));
             }
             Ok(data) => {
-                tracing::warn!(server = spec.name, state = data.state, "it did not shut down in order")
+                tracing::warn!(server = spec.name, state = ?data.state, "it did not shut down in order");
             }
             Err(error) => tracing::warn!(server = spec.name, %error, "where its log ends is not known"),
         }
@@ -362,8 +395,11 @@ async fn told(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Returns when what is ordered is not to be reached by what was begun for `orders`.
-async fn other_orders(orders: &mut watch::Receiver<Orders>, begun: Orders) {
-    let other = |now: &Orders| now.role != Desired::Undecided && *now != begun;
+async fn other_orders(orders: &mut watch::Receiver<Orders>, begun: &Orders) {
+    let epoch = |orders: &Orders| orders.follows.as_ref().map(|followed| followed.epoch);
+    let other = |now: &Orders| {
+        now.role != Desired::Undecided && (now.role != begun.role || epoch(now) != epoch(begun))
+    };
     if orders.wait_for(other).await.is_err() {
         std::future::pending::<()>().await;
     }

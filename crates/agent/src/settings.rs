@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+use pangea_base::RegionId;
+
 use crate::SOCKET_PORT;
 use crate::bin::PgBin;
 use crate::error::{SOCKET_PATH_LEN_MAX, ServerError};
@@ -32,6 +34,10 @@ pub struct ServerSpec {
     pub password_file: Option<PathBuf>,
     /// Directory of the socket that leads to the primary's server.
     pub uplink_dir: PathBuf,
+    /// Its region.
+    pub region: RegionId,
+    /// Directory of the reports of what was lost.
+    pub reports_dir: PathBuf,
     /// Custom settings (`pangea.…`) and their defaults.
     pub custom_settings: Vec<(String, String)>,
     /// Lines of the user, which come last.
@@ -107,7 +113,7 @@ impl ServerSpec {
 }
 
 /// The same in every region: a standby refuses to start with lower limits than its primary's.
-const FIXED: [(&str, &str); 19] = [
+const FIXED: [(&str, &str); 20] = [
     ("max_connections", "200"),
     ("max_prepared_transactions", "64"),
     // 11 regions of one server and three readers, each with a second connection while it is cloned.
@@ -119,6 +125,8 @@ const FIXED: [(&str, &str); 19] = [
     ("wal_log_hints", "on"),
     // How long a secondary may be away without being cloned anew.
     ("wal_keep_size", "'256MB'"),
+    // How much the slots that lost transactions are decoded from may hold back (`recovery::slots`).
+    ("max_slot_wal_keep_size", "'1GB'"),
     ("hot_standby", "on"),
     // Long reads in a secondary are not cancelled by vacuum on the primary.
     ("hot_standby_feedback", "on"),
@@ -175,6 +183,8 @@ mod tests {
             log_file: "/d/eu/log/postgres.log".into(),
             password_file: None,
             uplink_dir: uplink_dir.into(),
+            region: "eu-west-1".parse().unwrap(),
+            reports_dir: "/d/eu/recovery".into(),
             custom_settings: vec![("pangea.token".into(), "a'b".into())],
             user_settings: vec!["work_mem = '8MB'".into(), "max_connections = 300".into()],
         }

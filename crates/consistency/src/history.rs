@@ -63,6 +63,12 @@ impl History {
         self.current
     }
 
+    /// Where an earlier timeline was left; `None` when the line never was on it, or is still.
+    #[must_use]
+    pub fn left_at(&self, timeline: Timeline) -> Option<Lsn> {
+        self.left.iter().find(|(earlier, _)| *earlier == timeline).map(|(_, lsn)| *lsn)
+    }
+
     /// What `token` means to a server on this line that has replayed up to `replayed`.
     #[must_use]
     pub fn judge(&self, token: Position, replayed: Option<Lsn>) -> Reach {
@@ -77,8 +83,8 @@ impl History {
             // The server has yet to follow that promotion.
             return Reach::Behind;
         }
-        match self.left.iter().find(|(timeline, _)| *timeline == token.timeline) {
-            Some((_, left_at)) if token.lsn <= *left_at => by_lsn,
+        match self.left_at(token.timeline) {
+            Some(left_at) if token.lsn <= left_at => by_lsn,
             _ => Reach::Lost,
         }
     }

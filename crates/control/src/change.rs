@@ -46,10 +46,17 @@ impl TopologyChange {
             Self::System(system) => next.system = next.system.or(Some(system)),
             Self::Member(region, member) => drop(next.members.insert(region, member)),
             Self::Remove(region) => {
-                if region != next.primary {
+                let moves = next.transition.as_ref().is_some_and(|transition| transition.to == region);
+                if region != next.primary && !moves {
                     next.members.remove(&region);
                 }
             }
+        }
+        let counts = |topology: &Topology, region| topology.members.get(region).is_some_and(|it| !it.drained);
+        let fewer = topology.members.keys().any(|it| counts(topology, it) && !counts(&next, it));
+        if fewer && matches!(next.durability, Durability::Sync { .. }) {
+            // What was acknowledged may be on the region that counts no more, and on no other.
+            next.durability_in_force = false;
         }
         (next != *topology).then_some(next)
     }

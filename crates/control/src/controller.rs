@@ -54,8 +54,23 @@ impl Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Renew { renewal: u64 },
-    Claim { cause: Cause, epoch: Epoch },
+    Claim { epoch: Epoch, renewal: u64 },
     Topology,
+}
+
+/// What an operator allows to be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Nothing,
+    Anything,
+}
+
+/// An operator's word to take over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Forced {
+    /// It is good until then.
+    pub(crate) until: Duration,
+    pub(crate) loss: Loss,
 }
 
 /// One region's part in control. Times are durations since its process began.
@@ -63,14 +78,21 @@ pub(crate) enum Purpose {
 pub struct Controller {
     pub(crate) settings: Settings,
     pub(crate) loaded: Loaded,
-    /// The topology as it was when this process first saw it: a transition in it was begun by an earlier process.
-    pub(crate) first: Option<u64>,
+    /// The transition in the topology that this process saw first: it was begun by an earlier process.
+    pub(crate) inherited: Option<u64>,
     pub(crate) keeper: Keeper,
     pub(crate) observer: Observer,
     /// A write under way, and when it was begun.
     pub(crate) writing: Option<(Purpose, Duration)>,
-    /// A write whose outcome is not known.
+    /// The number of the last lease that was written, or may have been. No two attempts have one number: what an
+    /// earlier attempt has written late is not taken for the work of one that began later.
+    pub(crate) attempt: u64,
+    /// A write whose outcome is not known, or not seen yet.
     pub(crate) unsure: Option<(Purpose, Duration)>,
+    /// That write was made, and these versions are older: what is loaded and no newer was read before it.
+    pub(crate) outdated: Option<(u64, u64)>,
+    /// The versions that were known when a write was begun last.
+    pub(crate) begun_at: (u64, u64),
     /// Changes of the topology that were asked for and are not written.
     pub(crate) wanted: VecDeque<TopologyChange>,
     /// Until then a role that cannot be had is waited for.
@@ -86,10 +108,10 @@ pub struct Controller {
     pub(crate) handover: Option<Handover>,
     /// The primary's position as heard last.
     pub(crate) primary_was_at: Option<Position>,
-    /// A claim was made while the former primary may still write: the server is promoted from then on.
+    /// The former primary may still write until then: the server is promoted from then on.
     pub(crate) promote_from: Duration,
-    /// Until then an operator wants this region to take over.
-    pub(crate) forced_until: Option<Duration>,
+    /// An operator wants this region to take over.
+    pub(crate) forced: Option<Forced>,
     pub(crate) was_writable: bool,
     pub(crate) objection: Option<String>,
     pub(crate) steps: VecDeque<Step>,
@@ -102,11 +124,14 @@ impl Controller {
         Self {
             settings,
             loaded: Loaded::default(),
-            first: None,
+            inherited: None,
             keeper: Keeper::default(),
             observer: Observer::default(),
             writing: None,
+            attempt: 0,
             unsure: None,
+            outdated: None,
+            begun_at: (0, 0),
             wanted: VecDeque::new(),
             undecided_until: None,
             peers: BTreeMap::new(),
@@ -118,7 +143,7 @@ impl Controller {
             handover: None,
             primary_was_at: None,
             promote_from: Duration::ZERO,
-            forced_until: None,
+            forced: None,
             was_writable: false,
             objection: None,
             steps: VecDeque::new(),
@@ -143,10 +168,16 @@ impl Controller {
         self.state(now)
     }
 
-    /// The epoch since which another region is primary, when one is.
+    /// The region.
     #[must_use]
-    pub fn follows(&self) -> Option<Epoch> {
-        self.newest.as_ref().filter(|(_, primary)| *primary != self.settings.me).map(|(epoch, _)| *epoch)
+    pub fn me(&self) -> &RegionId {
+        &self.settings.me
+    }
+
+    /// The other region that is primary, when one is, and since which epoch.
+    #[must_use]
+    pub fn follows(&self) -> Option<(Epoch, RegionId)> {
+        self.newest.clone().filter(|(_, primary)| *primary != self.settings.me)
     }
 
     /// Why this region does not take over, when the primary's lease has ended.
@@ -169,29 +200,33 @@ impl Controller {
     /// The store was read at `now`, which is after the moment that the answer speaks of.
     pub fn loaded(&mut self, now: Duration, loaded: Loaded) {
         // Reads may be answered out of order.
-        let version = |loaded: &Loaded| {
-            let topology = loaded.topology.as_ref().map_or(0, |(version, _)| *version);
-            (topology, loaded.lease.as_ref().map_or(0, |(version, _)| *version))
-        };
-        let (known, fresh) = (version(&self.loaded), version(&loaded));
-        if fresh.0 < known.0 || fresh.1 < known.1 {
+        let (known, fresh) = (self.loaded.versions(), loaded.versions());
+        if fresh.0 < known.0 || fresh.1 < known.1 || self.outdated == Some(fresh) {
             return;
         }
+        self.outdated = None;
         if let Some((version, topology)) = &loaded.topology {
-            if self.first.is_none() {
-                self.first = Some(*version);
+            if self.loaded.topology.is_none() {
+                self.inherited = topology.transition.as_ref().map(|transition| transition.id);
                 self.undecided_until = Some(now + self.settings.ttl);
-                if topology.last_change().is_some_and(|last| last.cause == Cause::Forced) {
-                    // An earlier process may have claimed a moment ago.
-                    self.promote_from = now + self.settings.ttl + self.settings.margin();
-                }
+                // An earlier process may have given its word a moment ago.
+                self.observer.promised = now + self.settings.ttl;
+            }
+            if topology.primary == self.settings.me
+                && self.topology().is_none_or(|before| before.epoch != topology.epoch)
+            {
+                self.promote_from = self.promotable_from(now, topology);
+            }
+            if self.loaded.topology.as_ref().is_none_or(|(known, _)| known != version) {
+                // It was said of the topology before. Whoever says it sees whether it is still to be said.
+                self.wanted.retain(|change| !matches!(change, TopologyChange::InForce(_)));
             }
             let newer = self.newest.as_ref().is_none_or(|(epoch, _)| topology.epoch >= *epoch);
             if newer {
                 self.newest = Some((topology.epoch, topology.primary.clone()));
             }
             if self.topology().is_some_and(|before| before.epoch != topology.epoch) {
-                (self.handover, self.prepared, self.forced_until) = (None, None, None);
+                (self.handover, self.prepared, self.forced) = (None, None, None);
                 self.primary_was_at = None;
             }
         }
@@ -204,6 +239,23 @@ impl Controller {
         }
     }
 
+    /// From when on the server may be promoted in an epoch that this region is found to be primary of at `now`. It
+    /// follows from the topology, since the claim may have been made by an earlier process, or long after this one
+    /// was told that its outcome is not known.
+    fn promotable_from(&self, now: Duration, topology: &Topology) -> Duration {
+        let change = topology.last_change().filter(|change| change.timeline.is_none());
+        match change.map(|change| change.cause) {
+            // No primary was before it; it has stopped; or the server has been promoted already.
+            Some(Cause::Bootstrap | Cause::Switchover) | None => Duration::ZERO,
+            // The word not to take over may have been given when the claim was thought to have failed.
+            Some(Cause::Failover) => self.observer.promised,
+            // The former primary may have renewed its lease just before.
+            Some(Cause::Forced) => {
+                self.observer.promised.max(now + self.settings.ttl + self.settings.margin())
+            }
+        }
+    }
+
     /// A write that may or may not have been made is judged by what is there now.
     fn settle(&mut self, purpose: &Purpose, began: Duration) {
         let mine =
@@ -212,8 +264,7 @@ impl Controller {
             });
         let Some((_, lease)) = mine else { return };
         let made = match purpose {
-            Purpose::Renew { renewal } => lease.renewal == *renewal,
-            Purpose::Claim { epoch, .. } => lease.epoch == *epoch && lease.renewal == 0,
+            Purpose::Renew { renewal } | Purpose::Claim { renewal, .. } => lease.renewal == *renewal,
             Purpose::Topology => false,
         };
         if made {
@@ -224,14 +275,10 @@ impl Controller {
     fn made(&mut self, purpose: &Purpose, began: Duration) {
         match purpose {
             Purpose::Renew { .. } => self.keeper.renewed(began),
-            Purpose::Claim { cause, epoch } => {
+            Purpose::Claim { epoch, .. } => {
                 self.keeper = Keeper::default();
                 self.keeper.renewed(began);
                 self.note(began, StepKind::Claimed { epoch: *epoch });
-                if *cause == Cause::Forced {
-                    // LEASE-BEFORE-WRITE: the former primary may hold its lease for as long as this.
-                    self.promote_from = began + self.settings.ttl + self.settings.margin();
-                }
             }
             Purpose::Topology => {}
         }
@@ -242,7 +289,10 @@ impl Controller {
         let Some((purpose, began)) = self.writing.take() else { return };
         match written {
             // What was made is known in full only when it was loaded, which also settles it.
-            Written::Done | Written::Unknown => self.unsure = Some((purpose, began)),
+            Written::Done | Written::Unknown => {
+                self.unsure = Some((purpose, began));
+                self.outdated = (written == Written::Done).then_some(self.begun_at);
+            }
             Written::Conflict | Written::Failed => {}
         }
     }
@@ -261,8 +311,10 @@ impl Controller {
         let (asker, epoch) = (state.region.clone(), state.epoch);
         self.note_peer(None, state);
         let mut answer = self.state(now)?;
-        // Whoever has written a claim, or may have, gives no word against it.
-        let free = self.writing.is_none() && self.unsure.is_none() && self.forced_until.is_none();
+        // Whoever has written a claim, or may have, gives no word against it; nor does a process that has not seen for
+        // itself that this is the epoch: an earlier one of its region may have claimed the next.
+        let seen = self.topology().is_some_and(|topology| topology.epoch == epoch);
+        let free = seen && self.writing.is_none() && self.unsure.is_none() && self.forced.is_none();
         if let Some(longest) = confirm
             && free
             && self.newest.as_ref().is_some_and(|(known, primary)| *known == epoch && *primary == asker)
@@ -326,7 +378,12 @@ impl Controller {
             return vec![Check { name: "topology".to_owned(), passed: false, found }];
         };
         let me = &self.settings.me;
-        let checks = preflight(topology, me, self.is_writable(now), &self.server, &self.peers, &request.to);
+        let mut checks =
+            preflight(topology, me, self.is_writable(now), &self.server, &self.peers, &request.to);
+        if self.wanted.len() >= WANTED_MAX {
+            let found = "the store does not take changes at present: try again in a moment".to_owned();
+            checks.push(Check { name: "store".to_owned(), passed: false, found });
+        }
         if !request.dry_run && checks.iter().all(|check| check.passed) {
             let SwitchoverRequest { to, timeout_ms, .. } = request.clone();
             let transition = Transition { id, from: me.clone(), to, timeout_ms };
@@ -336,29 +393,43 @@ impl Controller {
     }
 
     /// Asks this region to take over, by an operator's word. What is known about what would be lost is given back:
-    /// an error when it cannot be excluded and `allow_data_loss` is not given, or when there is nothing to do.
+    /// an error when it cannot be excluded and `allow_data_loss` is not given, or when there is nothing to do. Without
+    /// `allow_data_loss` the region takes over when the lease has ended, and only if the proof holds then.
     ///
     /// # Errors
     /// Why it is refused.
     pub fn failover(&mut self, now: Duration, allow_data_loss: bool) -> Result<String, String> {
         let Some(topology) = self.topology() else {
-            return Err("the store has not been read yet".to_owned());
+            return Err("the store has not been read yet: try again in a moment".to_owned());
         };
         let me = &self.settings.me;
         if topology.primary == *me {
-            return Err(format!("{me} is the primary already"));
+            return Err(format!("{me} is the primary already: there is nothing to do"));
+        }
+        if !topology.members.contains_key(me) {
+            return Err(format!("{me} is not a region of this cluster any more: add it again first"));
         }
         if !matches!(self.server, Server::Standby { .. }) {
-            return Err(format!("the server of {me} is not a running standby"));
+            return Err(format!("the server of {me} is not a running standby: see `pangea status`"));
         }
         let proof = self.election(topology, Duration::ZERO, now).nothing_lost();
+        let until = now + FORCED_TIMEOUT;
         match (proof, allow_data_loss) {
-            (Ok(why), _) => {
-                self.forced_until = Some(now + FORCED_TIMEOUT);
-                Ok(format!("nothing is lost: {why}"))
+            (Ok(_), false) if self.hears_primary(now) => Err(format!(
+                "the primary {} answers and takes writes: move it with a switchover, which loses nothing, or give \
+                 --allow-data-loss to take over all the same",
+                topology.primary
+            )),
+            (Ok(why), false) => {
+                self.forced = Some(Forced { until, loss: Loss::Nothing });
+                Ok(format!("nothing is lost, as far as is known, and it is looked at again: {why}"))
+            }
+            (Ok(why), true) => {
+                self.forced = Some(Forced { until, loss: Loss::Anything });
+                Ok(format!("nothing is lost, unless the primary still takes writes: {why}"))
             }
             (Err(why), true) => {
-                self.forced_until = Some(now + FORCED_TIMEOUT);
+                self.forced = Some(Forced { until, loss: Loss::Anything });
                 Ok(format!("writes may be lost: {why}"))
             }
             (Err(why), false) => Err(format!(
@@ -377,7 +448,7 @@ impl Controller {
             return Err("the store has not been read yet: try again in a moment".to_owned());
         }
         if self.wanted.len() >= WANTED_MAX {
-            return Err("the store does not take changes at present".to_owned());
+            return Err("the store does not take changes at present: try again in a moment".to_owned());
         }
         if !self.wanted.contains(&change) {
             self.wanted.push_back(change);
@@ -433,7 +504,8 @@ impl Controller {
         } else {
             known.is_none_or(|peer| peer.state.writable)
         };
-        Some(Gate { epoch, primary, open, hold })
+        let durability = self.topology().map(|topology| topology.durability).unwrap_or_default();
+        Some(Gate { epoch, primary, open, hold, durability })
     }
 
     pub(crate) fn state(&self, now: Duration) -> Option<PeerState> {

@@ -21,7 +21,7 @@ const OFFER_TIMEOUT: Duration = Duration::from_secs(3);
 impl Controller {
     /// Decides.
     pub fn poll(&mut self, now: Duration, wall: u64) -> Output {
-        self.forced_until = self.forced_until.filter(|until| now < *until);
+        self.forced = self.forced.filter(|forced| now < forced.until);
         let desired = self.decide(now);
         let writable = self.is_writable(now) && desired == Desired::Primary;
         if writable && !self.was_writable {
@@ -62,7 +62,8 @@ impl Controller {
 
     pub(crate) fn is_writable(&self, now: Duration) -> bool {
         let handed_over = self.handover.as_ref().is_some_and(Handover::stops);
-        self.holds_lease(now) && !handed_over && matches!(self.server, Server::Primary { .. })
+        let primary = matches!(self.server, Server::Primary { .. });
+        primary && self.holds_lease(now) && !handed_over && now >= self.promotes_from(now)
     }
 
     fn decide(&mut self, now: Duration) -> Desired {
@@ -91,19 +92,31 @@ impl Controller {
         }
     }
 
-    /// From when on the server may be promoted.
+    /// From when on the server may be promoted: at once, when all who may still take writes are known to have stopped.
+    /// That is more than the former primary, when it took over by force and was itself not promoted yet.
     fn promotes_from(&self, now: Duration) -> Duration {
-        let former = self.topology().and_then(|topology| topology.changes.iter().rev().nth(1));
-        let stepped_down = former.and_then(|former| self.peers.get(&former.primary)).is_some_and(|peer| {
-            let knows = self.newest.as_ref().is_some_and(|(epoch, _)| peer.state.epoch >= *epoch);
-            knows && !matches!(peer.state.server, Server::Primary { .. }) && peer.asked.is_some()
+        let (Some(topology), Some((epoch, _))) = (self.topology(), &self.newest) else {
+            return self.promote_from;
+        };
+        let mut promoted = false;
+        let mut formers = topology.changes.iter().rev().skip(1).take_while(|change| {
+            let before_it_all_had_stopped = promoted;
+            promoted = change.timeline.is_some();
+            !before_it_all_had_stopped
+        });
+        let stepped_down = formers.all(|former| {
+            former.primary == self.settings.me
+                || self.peers.get(&former.primary).is_some_and(|peer| {
+                    let writes = matches!(peer.state.server, Server::Primary { .. });
+                    peer.state.epoch >= *epoch && !writes && peer.asked.is_some()
+                })
         });
         if stepped_down { now } else { self.promote_from }
     }
 
     /// Goes from stage to stage.
     fn observe_handover(&mut self, now: Duration) {
-        let Some((version, topology)) = &self.loaded.topology else { return };
+        let Some((_, topology)) = &self.loaded.topology else { return };
         let Some(transition) = topology.transition.clone() else {
             if self.handover.take().is_some() {
                 (self.prepared, self.held) = (None, None);
@@ -111,7 +124,7 @@ impl Controller {
             return;
         };
         if self.handover.as_ref().is_none_or(|handover| handover.id != transition.id) {
-            let earlier = self.first == Some(*version);
+            let earlier = self.inherited == Some(transition.id);
             let stage = if earlier {
                 Stage::RollingBack(
                     "the process of the primary region ended while it was under way".to_owned(),

@@ -47,7 +47,11 @@ pub(crate) fn progress(server: &Server) -> Option<(Timeline, Lsn)> {
 impl Election<'_> {
     fn heard(&self) -> impl Iterator<Item = (&RegionId, &PeerState)> {
         let fresh = |peer: &&Peer| peer.asked.is_some_and(|asked| asked >= self.since);
-        self.peers.iter().filter(move |(_, peer)| fresh(peer)).map(|(region, peer)| (region, &peer.state))
+        let heard = self.peers.iter().filter(move |(_, peer)| fresh(peer));
+        // A region that was removed has no say.
+        heard
+            .filter(|(region, _)| self.topology.members.contains_key(*region))
+            .map(|(region, peer)| (region, &peer.state))
     }
 
     fn priority(&self, region: &RegionId) -> u8 {
@@ -63,8 +67,11 @@ impl Election<'_> {
         if self.priority(self.me) == 0 {
             return Some("this region is drained or has priority 0".to_owned());
         }
-        let Some(own) = progress(self.server) else {
-            return Some("the position of this region's server is not known".to_owned());
+        let own = progress(self.server).filter(|_| matches!(self.server, Server::Standby { .. }));
+        let Some(own) = own else {
+            return Some(
+                "the server of this region is no running standby whose position is known".to_owned(),
+            );
         };
         let blind =
             self.heard().filter(|(region, state)| **region != self.topology.primary && !state.hears_primary);
@@ -125,7 +132,8 @@ impl Election<'_> {
         };
         let primary = self.heard().find(|(region, _)| **region == self.topology.primary);
         if let Some((_, PeerState { server: Server::Stopped { checkpoint }, .. })) = primary
-            && (checkpoint.timeline, checkpoint.lsn) < own
+            && checkpoint.timeline == own.0
+            && checkpoint.lsn < own.1
         {
             return Ok("the primary has shut down in order, and all that it wrote is here");
         }
@@ -166,8 +174,9 @@ impl Election<'_> {
     /// How long to wait because failovers have been frequent.
     pub(crate) fn back_off(&self, wall: u64) -> Duration {
         let policy = &self.topology.policy;
+        // A change far in the future was dated by a clock that was wrong: it says nothing of how frequent they are.
         let recent = self.topology.changes.iter().filter(|change| {
-            change.cause == Cause::Failover && wall.saturating_sub(change.at) < policy.flap_window_s
+            change.cause == Cause::Failover && wall.abs_diff(change.at) < policy.flap_window_s
         });
         let count = u32::try_from(recent.count()).unwrap_or(u32::MAX);
         let Some(surplus) = count.checked_sub(policy.flap_limit) else { return Duration::ZERO };

@@ -6,7 +6,7 @@ use pangea_base::{Epoch, RegionId};
 
 use crate::lease::Lease;
 use crate::state::PeerState;
-use crate::topology::Topology;
+use crate::topology::{Durability, Topology};
 
 /// What the store holds: versions and documents.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,6 +15,14 @@ pub struct Loaded {
     pub topology: Option<(u64, Topology)>,
     /// The lease.
     pub lease: Option<(u64, Lease)>,
+}
+
+impl Loaded {
+    /// The versions of topology and lease; 0 for what is not there.
+    pub(crate) fn versions(&self) -> (u64, u64) {
+        let topology = self.topology.as_ref().map_or(0, |(version, _)| *version);
+        (topology, self.lease.as_ref().map_or(0, |(version, _)| *version))
+    }
 }
 
 /// A conditional write: both documents must have these versions (0: not exist), where one is given.
@@ -67,6 +75,8 @@ pub struct Gate {
     pub open: bool,
     /// Clients' writes are held for this transition.
     pub hold: Option<u64>,
+    /// How safe commits are to be.
+    pub durability: Durability,
 }
 
 /// What is to be so now.

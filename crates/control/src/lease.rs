@@ -18,7 +18,7 @@ pub struct Lease {
     pub holder: RegionId,
     /// The process that holds it: another one of the same region is another holder.
     pub process: u64,
-    /// Grows with each renewal.
+    /// Grows with each renewal and claim; a holder uses no number twice, not even for a write that failed.
     pub renewal: u64,
     /// How long it is good for after a renewal, in milliseconds.
     pub ttl_ms: u64,

@@ -52,18 +52,26 @@ pub(crate) fn preflight(
         primary if primary != me => {
             check("primary", false, format!("the primary is {primary}: ask that region"))
         }
-        _ if !writable => check("primary", false, format!("{me} does not take writes at present")),
+        _ if !writable => check(
+            "primary",
+            false,
+            format!("{me} does not take writes at present: wait until it does, see `pangea status`"),
+        ),
         _ => check("primary", true, format!("{me} is primary in epoch {}", topology.epoch)),
     }];
     checks.push(match &topology.transition {
-        Some(other) => check("transition", false, format!("a switchover to {} is under way", other.to)),
+        Some(other) => check(
+            "transition",
+            false,
+            format!("a switchover to {} is under way: wait until it has ended", other.to),
+        ),
         None => check("transition", true, "none is under way"),
     });
     checks.push(match topology.members.get(to) {
-        _ if to == me => check("target", false, format!("{to} is the primary already")),
+        _ if to == me => check("target", false, format!("{to} is the primary already: name another region")),
         None => {
             let known: Vec<&str> = topology.members.keys().map(RegionId::as_str).collect();
-            check("target", false, format!("there is no region {to}: there are {}", known.join(", ")))
+            check("target", false, format!("there is no region {to}: choose one of {}", known.join(", ")))
         }
         Some(member) if member.drained => {
             check("target", false, format!("{to} is drained: `pangea region undrain {to}` first"))
@@ -96,7 +104,11 @@ fn target_checks(server: &Server, target: Option<&PeerState>, to: &RegionId) -> 
     };
     let mut checks = vec![check("target answers", true, format!("{to} answers"))];
     let Server::Standby { timeline, received, streaming, .. } = &target.server else {
-        checks.push(check("target follows", false, format!("the server of {to} is not a running standby")));
+        checks.push(check(
+            "target follows",
+            false,
+            format!("the server of {to} is not a running standby: see `pangea status`"),
+        ));
         return checks;
     };
     checks.push(if *streaming {
@@ -105,7 +117,7 @@ fn target_checks(server: &Server, target: Option<&PeerState>, to: &RegionId) -> 
         check("target follows", false, format!("{to} does not stream from the primary: see `pangea status`"))
     });
     let Server::Primary { position: Some(own), .. } = server else {
-        checks.push(check("lag", false, "the primary's own position is not known"));
+        checks.push(check("lag", false, "the primary's own position is not known: try again in a moment"));
         return checks;
     };
     checks.push(match (timeline, received) {
@@ -121,9 +133,12 @@ fn target_checks(server: &Server, target: Option<&PeerState>, to: &RegionId) -> 
         (Some(timeline), _) if *timeline != own.timeline => check(
             "lag",
             false,
-            format!("{to} is on timeline {}, the primary on {}", timeline.0, own.timeline.0),
+            format!(
+                "{to} is on timeline {}, the primary on {}: wait until it follows",
+                timeline.0, own.timeline.0
+            ),
         ),
-        _ => check("lag", false, format!("the position of {to} is not known")),
+        _ => check("lag", false, format!("the position of {to} is not known: try again in a moment")),
     });
     checks
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pangea_base::Epoch;
 
 use crate::controller::Settings;
-use crate::controller::{Controller, Purpose};
+use crate::controller::{Controller, Loss, Purpose};
 use crate::handover::{Handover, Stage, StepKind};
 use crate::interface::StoreWrite;
 use crate::lease::Lease;
@@ -26,10 +26,13 @@ impl Controller {
         } else {
             self.claim(now, wall)?
         };
-        if matches!(purpose, Purpose::Renew { .. }) {
-            self.keeper.tried = Some(now);
+        match &purpose {
+            Purpose::Renew { renewal } => (self.keeper.tried, self.attempt) = (Some(now), *renewal),
+            Purpose::Claim { renewal, .. } => self.attempt = *renewal,
+            Purpose::Topology => {}
         }
         self.writing = Some((purpose, now));
+        self.begun_at = self.loaded.versions();
         Some(write)
     }
 
@@ -39,23 +42,28 @@ impl Controller {
         Lease { epoch, holder: me.clone(), process: *process, renewal, ttl_ms }
     }
 
+    /// The number of the next lease.
+    fn next_renewal(&self) -> u64 {
+        self.loaded.lease.as_ref().map_or(0, |(_, lease)| lease.renewal).max(self.attempt) + 1
+    }
+
     fn bootstrap(&mut self) -> Option<(Purpose, StoreWrite)> {
         let topology = self.settings.bootstrap.clone()?;
-        let epoch = topology.epoch;
+        let (epoch, renewal) = (topology.epoch, self.next_renewal());
         let write = StoreWrite {
             expect_topology: Some(0),
             expect_lease: Some(0),
-            lease: Some(self.lease(epoch, 0)),
+            lease: Some(self.lease(epoch, renewal)),
             topology: Some(topology),
         };
-        Some((Purpose::Claim { cause: Cause::Bootstrap, epoch }, write))
+        Some((Purpose::Claim { epoch, renewal }, write))
     }
 
     fn primary_write(&mut self, now: Duration) -> Option<(Purpose, StoreWrite)> {
         let (version, topology) = self.loaded.topology.as_ref()?;
         let due = self.keeper.tried.is_none_or(|tried| now >= tried + self.settings.renewal_pause());
         if due {
-            let renewal = self.loaded.lease.as_ref().map_or(0, |(_, lease)| lease.renewal) + 1;
+            let renewal = self.next_renewal();
             let write = StoreWrite {
                 expect_topology: None,
                 expect_lease: Some(self.loaded.lease.as_ref().map_or(0, |(version, _)| *version)),
@@ -115,15 +123,20 @@ impl Controller {
     fn claim(&mut self, now: Duration, wall: u64) -> Option<(Purpose, StoreWrite)> {
         let (version, topology) = self.loaded.topology.clone()?;
         let topology = &topology;
-        if self.newest.as_ref().is_some_and(|(epoch, _)| *epoch > topology.epoch) {
+        let superseded = self.newest.as_ref().is_some_and(|(epoch, _)| *epoch > topology.epoch);
+        if superseded || !topology.members.contains_key(&self.settings.me) {
             return None;
         }
         let cause = if self.is_offered(topology) {
             Cause::Switchover
-        } else if self.forced_until.is_some() {
+        } else if self.forced.is_some_and(|forced| forced.loss == Loss::Anything) {
             Cause::Forced
         } else {
-            let objection = self.failover_objection(topology, now, wall);
+            let objection = if self.forced.is_some() {
+                self.proof_objection(topology, now)
+            } else {
+                self.failover_objection(topology, now, wall)
+            };
             self.objection.clone_from(&objection);
             if objection.is_some() {
                 return self.change_to_write();
@@ -132,18 +145,18 @@ impl Controller {
         };
         let next = topology.claimed(&self.settings.me, cause, wall);
         let lease = self.loaded.lease.as_ref().map_or(0, |(version, _)| *version);
-        let epoch = next.epoch;
+        let (epoch, renewal) = (next.epoch, self.next_renewal());
         let write = StoreWrite {
             expect_topology: Some(version),
             // The old primary of a switchover goes on renewing, so that nobody else takes over meanwhile.
             expect_lease: (cause == Cause::Failover).then_some(lease),
-            lease: Some(self.lease(epoch, 0)),
+            lease: Some(self.lease(epoch, renewal)),
             topology: Some(next),
         };
         if cause == Cause::Switchover {
             self.note(now, StepKind::CaughtUp);
         }
-        Some((Purpose::Claim { cause, epoch }, write))
+        Some((Purpose::Claim { epoch, renewal }, write))
     }
 
     /// Whether the old primary has stopped for this region, and this one has all that it wrote.
@@ -164,14 +177,29 @@ impl Controller {
         }
     }
 
+    /// When the lease ended, and from when on answers count: the primary has stopped a margin before, and what others
+    /// say from then on is final.
+    fn lease_ended(&self, now: Duration) -> Result<(Duration, Duration), String> {
+        let ends = self.observer.ends().ok_or_else(|| "the lease was never seen".to_owned())?;
+        if now < ends {
+            return Err("the primary holds its lease".to_owned());
+        }
+        Ok((ends, ends.saturating_sub(self.settings.margin() / 2)))
+    }
+
+    /// Why this region does not take over by the word of an operator who allows no loss. Nothing that was known while
+    /// the primary could acknowledge writes proves anything.
+    fn proof_objection(&self, topology: &Topology, now: Duration) -> Option<String> {
+        let ended = self.lease_ended(now);
+        ended.and_then(|(_, since)| self.election(topology, since, now).nothing_lost().map(drop)).err()
+    }
+
     /// Why this region does not take over; `None` when it should.
     fn failover_objection(&self, topology: &Topology, now: Duration, wall: u64) -> Option<String> {
-        let Some(ends) = self.observer.ends() else { return Some("the lease was never seen".to_owned()) };
-        if now < ends {
-            return Some("the primary holds its lease".to_owned());
-        }
-        // The primary has stopped a margin before: what others say from then on is final.
-        let since = ends.saturating_sub(self.settings.margin() / 2);
+        let (ends, since) = match self.lease_ended(now) {
+            Ok(ended) => ended,
+            Err(objection) => return Some(objection),
+        };
         let election = self.election(topology, since, now);
         if let Some(objection) = election.objection() {
             return Some(objection);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pangea_base::{Epoch, RegionId};
-use pangea_control::Gate;
+use pangea_control::{Durability, Gate};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -25,6 +25,8 @@ pub(crate) struct GateWatch {
     gate: watch::Sender<Gate>,
     /// Whether this region is primary: asked often, and so kept without a lock.
     primary_here: AtomicBool,
+    /// Whether commits are to be on other regions before they are acknowledged.
+    commits_elsewhere: AtomicBool,
     users: AtomicU64,
     /// Told when the last user has left a closed gate.
     emptied: Arc<Notify>,
@@ -34,10 +36,12 @@ impl GateWatch {
     /// Before anything is known: `primary` is where the cluster began.
     pub(crate) fn new(region: RegionId, primary: RegionId) -> Self {
         let here = primary == region;
-        let gate = Gate { epoch: Epoch(0), primary, open: !here, hold: None };
+        let durability = Durability::Async;
+        let gate = Gate { epoch: Epoch(0), primary, open: !here, hold: None, durability };
         let users = AtomicU64::new(if here { CLOSED } else { 0 });
         let (gate, primary_here) = (watch::channel(gate).0, AtomicBool::new(here));
-        Self { region, gate, primary_here, users, emptied: Arc::default() }
+        let commits_elsewhere = AtomicBool::new(false);
+        Self { region, gate, primary_here, commits_elsewhere, users, emptied: Arc::default() }
     }
 
     /// Changes it; nothing happens when it is so already.
@@ -52,6 +56,8 @@ impl GateWatch {
             self.users.fetch_and(!CLOSED, Ordering::SeqCst);
         }
         self.primary_here.store(gate.primary == self.region, Ordering::SeqCst);
+        let elsewhere = matches!(gate.durability, Durability::Sync { .. });
+        self.commits_elsewhere.store(elsewhere, Ordering::SeqCst);
         self.gate.send_replace(gate);
         self.emptied.notify_waiters();
     }
@@ -67,6 +73,10 @@ impl GateWatch {
 
     pub(crate) fn is_primary(&self) -> bool {
         self.primary_here.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn commits_elsewhere(&self) -> bool {
+        self.commits_elsewhere.load(Ordering::Relaxed)
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<Gate> {
@@ -126,14 +136,20 @@ mod tests {
         let (a, b): (RegionId, RegionId) = ("a".parse().unwrap(), "b".parse().unwrap());
         let gate = GateWatch::new(b, a.clone());
         let epoch = Epoch(1);
-        gate.set(Gate { epoch, primary: a.clone(), open: true, hold: None });
+        gate.set(Gate { epoch, primary: a.clone(), open: true, hold: None, durability: Durability::Async });
         assert!(gate.enter());
-        gate.set(Gate { epoch, primary: a.clone(), open: true, hold: Some(7) });
+        gate.set(Gate {
+            epoch,
+            primary: a.clone(),
+            open: true,
+            hold: Some(7),
+            durability: Durability::Async,
+        });
         assert!(!gate.enter());
         assert_eq!(gate.held(), (None, 1));
         gate.leave();
         assert_eq!(gate.held(), (Some(7), 0));
-        gate.set(Gate { epoch, primary: a, open: true, hold: None });
+        gate.set(Gate { epoch, primary: a, open: true, hold: None, durability: Durability::Async });
         assert!(gate.enter());
     }
 
@@ -142,9 +158,21 @@ mod tests {
         let a: RegionId = "a".parse().unwrap();
         let gate = GateWatch::new(a.clone(), a.clone());
         assert!(!gate.enter());
-        gate.set(Gate { epoch: Epoch(1), primary: a.clone(), open: true, hold: None });
+        gate.set(Gate {
+            epoch: Epoch(1),
+            primary: a.clone(),
+            open: true,
+            hold: None,
+            durability: Durability::Async,
+        });
         assert!(gate.enter());
-        gate.set(Gate { epoch: Epoch(1), primary: a, open: false, hold: None });
+        gate.set(Gate {
+            epoch: Epoch(1),
+            primary: a,
+            open: false,
+            hold: None,
+            durability: Durability::Async,
+        });
         assert!(!gate.enter());
         assert_eq!(gate.held(), (None, 1));
     }

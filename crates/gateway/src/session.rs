@@ -150,6 +150,10 @@ impl Environment for World<'_> {
         self.freshness.staleness(self.position)
     }
 
+    fn commits_elsewhere(&self) -> bool {
+        self.gate.commits_elsewhere()
+    }
+
     fn enter_primary(&mut self) -> bool {
         self.gate.enter()
     }

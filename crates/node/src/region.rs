@@ -132,7 +132,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         .await
         .map_err(|source| NodeError::Gateway { region: config.region.clone(), source })?;
     let gateway = Arc::new(gateway);
-    let undecided = Orders { role: Desired::Undecided, create: false, follows: None };
+    let undecided = Orders { role: Desired::Undecided, ..Orders::standby() };
     let (orders, ordered) = watch::channel(undecided);
     let mut server = Server::start(main_spec(&config, &bin), ordered);
     let readers: Vec<(Server, StatusPoller, String)> = reader_specs(&config, &bin)
@@ -159,6 +159,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let status = status_server::start(&region.config.run_dir().join(STATUS_SOCKET), Arc::clone(&region))?;
     let (stop_readers, reader_tasks) = care_for_readers(readers);
     let functions = tokio::spawn(pangea_agent::keep_functions(region.config.run_dir()));
+    let slots = tokio::spawn(pangea_agent::recovery::keep_slots(region.config.run_dir()));
     tracing::info!(region = %region.config.region, "region process is up");
 
     let result = tokio::select! {
@@ -168,6 +169,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     };
     tracing::info!(region = %region.config.region, "stopping");
     functions.abort();
+    slots.abort();
     region.gateway.stop().await;
     stop_readers.send_replace(true);
     reader_tasks.join_all().await;
@@ -279,6 +281,8 @@ fn main_spec(config: &RegionConfig, bin: &PgBin) -> ServerSpec {
         log_file: config.data_dir.join("log").join("postgres.log"),
         password_file: config.initial_password_file.clone(),
         uplink_dir: config.uplink_dir(),
+        region: config.region.clone(),
+        reports_dir: config.data_dir.join("recovery"),
         custom_settings: config.read_consistency.server_settings(),
         user_settings: config.postgres_settings.clone(),
     }

@@ -23,6 +23,8 @@ codes! {
     PROTOCOL_VIOLATION = b"08P01";
     /// A feature that is not there.
     FEATURE_NOT_SUPPORTED = b"0A000";
+    /// What is asked for is not allowed to the one who asks.
+    INSUFFICIENT_PRIVILEGE = b"42501";
     /// A value that a parameter cannot have.
     INVALID_PARAMETER_VALUE = b"22023";
     /// A write in a read-only transaction, or on a standby.

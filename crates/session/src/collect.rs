@@ -225,7 +225,11 @@ impl Session {
         if !batch.statements.iter().any(about_settings) {
             return None;
         }
-        let seen = own::Seen { token: self.token.newest(), timeline: environment.timeline() };
+        let seen = own::Seen {
+            token: self.token.newest(),
+            timeline: environment.timeline(),
+            commits_elsewhere: environment.commits_elsewhere(),
+        };
         let text = own::rewrite(std::str::from_utf8(text).ok()?, batch, seen, &mut self.refusals)?;
         let shows: Vec<bool> = batch.statements.iter().map(own::shows_token).collect();
         let mut rewritten = Batch::clone(&environment.classify(&text));

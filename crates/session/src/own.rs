@@ -98,13 +98,26 @@ impl Refusals {
     }
 }
 
-/// What SHOW of the token has to know.
+/// The setting with which a session says what its commits wait for.
+const SYNCHRONOUS_COMMIT: &str = "synchronous_commit";
+
+/// Whether commits with this value wait until another region has flushed them.
+fn waits_elsewhere(value: &str) -> bool {
+    matches!(
+        value.to_ascii_lowercase().as_str(),
+        "on" | "remote_apply" | "true" | "yes" | "1" | "t" | "tr" | "tru" | "y" | "ye"
+    )
+}
+
+/// What a statement's rewriting has to know.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen {
     /// What the session has written.
     pub(crate) token: Option<Position>,
     /// The timeline that the local server replays.
     pub(crate) timeline: Option<Timeline>,
+    /// Commits are to be on other regions before they are acknowledged.
+    pub(crate) commits_elsewhere: bool,
 }
 
 /// A text in which the statements about our settings are such that a server can run them; `None` when it is so
@@ -117,6 +130,15 @@ pub(crate) fn rewrite(text: &str, batch: &Batch, seen: Seen, refusals: &mut Refu
         let replaced = match &statement.effect {
             Effect::Set { name, local, value } if is_own(name) => {
                 rewrite_set(part, name, *local, value.as_deref(), refusals)
+            }
+            Effect::Set { name, value: Some(value), .. }
+                if seen.commits_elsewhere && name == SYNCHRONOUS_COMMIT && !waits_elsewhere(value) =>
+            {
+                let text = format!("cannot set parameter \"{name}\" to \"{value}\"");
+                let error = ErrorFields::error(SqlState::INSUFFICIENT_PRIVILEGE, text)
+                    .with_detail("The durability of this cluster is sync: commits wait for other regions.")
+                    .with_hint("An operator can change that with `pangea durability async`.");
+                Some(refusals.statement(error))
             }
             Effect::Show { name } => rewrite_show(&name.to_ascii_lowercase(), seen),
             _ => None,

@@ -289,11 +289,11 @@ impl Session {
     fn take_client_frame(&mut self, leg: Leg, header: Header) -> bool {
         let Some(unit) = self.in_flight.front_mut() else { return false };
         let inspected =
-            matches!(header.tag, b'Z' | b'E' | b'S' | b'C' | b'1' | b'3' | b'G' | b'A' | b'I' | b's');
-        let held = unit.retryable && matches!(header.tag, b'T' | b'2' | b'n' | b't' | b'N');
+            matches!(header.tag, b'Z' | b'E' | b'S' | b'C' | b'1' | b'3' | b'G' | b'A' | b'I' | b's' | b'N');
+        let held = unit.retryable && matches!(header.tag, b'T' | b'2' | b'n' | b't');
         if !(inspected || held) || header.frame_len() > INSPECTED_LEN_MAX {
             unit.errored |= header.tag == b'E';
-            let passes = !unit.retry;
+            let passes = !unit.retry && !unit.unconfirmed;
             if passes {
                 unit.release(&mut self.client_out);
             }
@@ -306,15 +306,36 @@ impl Session {
             b'E' => self.take_error(leg, &frame),
             b'S' => self.report_parameter(&frame),
             b'A' => self.notify(&frame),
+            b'N' if says_unconfirmed(&frame[HEADER_LEN..]) => self.take_unconfirmed(&frame),
             tag => {
                 let Some(unit) = self.in_flight.front_mut() else { return true };
                 let hidden = unit.count(tag, &frame[HEADER_LEN..]);
-                if !unit.retry && !hidden {
+                if !unit.retry && !hidden && !unit.unconfirmed {
                     unit.pass(&frame, matches!(tag, b'C' | b'G' | b'I' | b's'), &mut self.client_out);
                 }
             }
         }
         true
+    }
+
+    /// A commit was cancelled while it waited for other regions: PostgreSQL warns and says that it has succeeded. It is
+    /// on the primary, but the primary's loss may still undo it (ZERO-LOSS-WHEN-SYNC).
+    fn take_unconfirmed(&mut self, frame: &Bytes) {
+        let said = message_of(frame).unwrap_or_default();
+        let error = ErrorFields::error(
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            "the transaction has committed in the primary region, but no other region has confirmed it",
+        )
+        .with_detail(format!("The primary said: {said}."))
+        .with_hint(
+            "It is lost if the primary region is lost before it reaches another. Do not repeat it unchecked.",
+        );
+        if let Some(unit) = self.in_flight.front_mut()
+            && !std::mem::replace(&mut unit.unconfirmed, true)
+        {
+            unit.release(&mut self.client_out);
+            error.write(&mut self.client_out);
+        }
     }
 
     fn take_error(&mut self, leg: Leg, frame: &Bytes) {
@@ -419,6 +440,14 @@ fn is_refusal(body: &[u8]) -> bool {
         Some(SqlState::INTERNAL_ERROR) => says(b"recovery"),
         _ => false,
     }
+}
+
+/// Whether a warning says that a commit has stopped to wait for synchronous standbys (`syncrep.c`). Servers of Pangea
+/// run with untranslated messages.
+fn says_unconfirmed(body: &[u8]) -> bool {
+    let message = fields::field(body, b'M').unwrap_or_default();
+    message.starts_with(b"canceling wait for synchronous replication")
+        || message.starts_with(b"canceling the wait for synchronous replication")
 }
 
 /// The message of an ErrorResponse.

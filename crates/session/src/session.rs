@@ -50,6 +50,9 @@ pub trait Environment {
     /// How stale the local server's data are at most; `None` when that is not known.
     fn staleness(&self) -> Option<Duration>;
 
+    /// Whether commits are to be on other regions before they are acknowledged: no session may do with less.
+    fn commits_elsewhere(&self) -> bool;
+
     /// Asks leave to begin something on the primary; refused while the primary is being moved. What was granted is
     /// given back with [`Self::leave_primary`].
     fn enter_primary(&mut self) -> bool;

@@ -149,6 +149,8 @@ pub(crate) struct Unit {
     pub(crate) copy_active: bool,
     /// A position is asked after it.
     pub(crate) asks_position: bool,
+    /// Its commit did not wait for other regions as it should have: what it says from here on is not passed on.
+    pub(crate) unconfirmed: bool,
 }
 
 impl Unit {
@@ -197,6 +199,7 @@ impl Unit {
             copy_started: false,
             copy_active: false,
             asks_position: false,
+            unconfirmed: false,
         }
     }
 

@@ -4,6 +4,7 @@
 //! of its own. The gateway brings the other regions' words.
 
 mod clock;
+mod durability;
 mod requests;
 mod watchdog;
 
@@ -13,21 +14,25 @@ pub use watchdog::watch;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pangea_agent::{Orders, ServerPosition, State, StatusPoller};
+use pangea_agent::{Followed, Orders, ServerPosition, State, StatusPoller};
 use pangea_base::{Epoch, RegionId};
 use pangea_control::{
-    Controller, Desired, Gate, Loaded, Output, PeerState, Server, Settings, StoreWrite, TopologyChange,
-    Written,
+    Controller, Desired, Durability, Gate, Loaded, Output, PeerState, Server, Settings, StoreWrite, Topology,
+    TopologyChange, Written,
 };
 use pangea_gateway::{Control, Gateway};
 use pangea_store::{Key, Outcome, Snapshot, Store, StoreError, Version, Write};
 use tokio::sync::{Notify, watch};
 
 use clock::Clock;
+use durability::Exposure;
 use watchdog::Watchdog;
 
 /// Pause after the store could not be read.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// How long one look whether the durability is in force may take.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The store is read this often even if it says that nothing has changed.
 const STORE_INTERVAL: Duration = Duration::from_millis(500);
@@ -132,6 +137,8 @@ impl ControlPlane {
             states: driven.states.clone(),
             watchdog: None,
             prepared: None,
+            exposure: Exposure::default(),
+            confirming: None,
             plane: self,
             driven,
         };
@@ -177,6 +184,8 @@ struct Driver {
     watchdog: Option<Watchdog>,
     /// The transition that a checkpoint was begun for.
     prepared: Option<u64>,
+    exposure: Exposure,
+    confirming: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Driver {
@@ -187,21 +196,40 @@ impl Driver {
         let server = server(state, answer.as_ref());
         let (held, busy) = self.driven.gateway.held();
         let (now, wall) = (self.plane.clock.now(), self.plane.clock.wall());
-        let (output, orders, urgent) = {
+        let (output, orders, urgent, unconfirmed) = {
             let mut controller = self.plane.controller();
-            controller.server(server);
+            controller.server(server.clone());
             controller.gateway(held, busy);
             let output = controller.poll(now, wall);
+            let me = controller.me().clone();
             let system = answer.and_then(|answer| answer.system);
             let topology = controller.topology();
             let create = topology.is_some_and(|topology| topology.system.is_none());
-            let follows = controller.follows();
+            let exceeds = match topology.map(|topology| topology.durability) {
+                Some(Durability::Bounded { seconds }) => {
+                    let bound = Duration::from_secs(u64::from(seconds));
+                    self.exposure.exceeds(Instant::now(), &server, controller.peers(), bound)
+                }
+                _ => false,
+            };
+            let synchronous = topology.map(|topology| durability::synchronous(topology, &me, exceeds));
+            let synchronous = synchronous.unwrap_or_else(|| self.driven.orders.borrow().synchronous.clone());
+            let unconfirmed = topology
+                .filter(|topology| !topology.durability_in_force && output.desired == Desired::Primary)
+                .map(|topology| topology.durability);
+            let follows =
+                controller.follows().map(|(epoch, primary)| followed(topology, epoch, primary, &me));
             let urgent = topology.is_some_and(|topology| topology.transition.is_some());
             if let Some(system) = system.filter(|_| create && output.desired == Desired::Primary) {
                 // An error means that it is tried again in a moment.
                 let _ = controller.change(TopologyChange::System(system));
             }
-            (output.clone(), Orders { role: output.desired, create, follows }, urgent)
+            (
+                output.clone(),
+                Orders { role: output.desired, create, follows, synchronous },
+                urgent,
+                unconfirmed,
+            )
         };
         self.driven.poller.set_urgent(urgent);
         // The gate closes before the server is told to go, and opens after it has come.
@@ -209,7 +237,11 @@ impl Driver {
             self.set_gate(gate);
         }
         self.allow(&output).await;
-        self.driven.orders.send_if_modified(|known| std::mem::replace(known, orders) != orders);
+        self.driven.orders.send_if_modified(|known| {
+            let news = *known != orders;
+            *known = orders;
+            news
+        });
         self.tell(output.state.as_ref());
         if let Some(transition) = output.prepare.filter(|id| self.prepared != Some(*id)) {
             self.prepare(transition);
@@ -217,7 +249,31 @@ impl Driver {
         if let Some(write) = output.write {
             self.write(write);
         }
+        if let Some(durability) = unconfirmed {
+            self.confirm(durability);
+        }
         output.again
+    }
+
+    /// Finds out whether the durability is in force, and says so.
+    fn confirm(&mut self, durability: Durability) {
+        if self.confirming.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (plane, dir) = (self.plane.clone(), self.driven.socket_dir.clone());
+        self.confirming = Some(tokio::spawn(async move {
+            let in_force = match durability {
+                Durability::Sync { regions } => {
+                    pangea_agent::is_synchronous(&dir, regions, CONFIRM_TIMEOUT).await.unwrap_or(false)
+                }
+                // From now on it is watched; what was before is as it was.
+                Durability::Async | Durability::Bounded { .. } => true,
+            };
+            if in_force {
+                // An error means that it is tried again in a moment.
+                let _ = plane.change(TopologyChange::InForce(durability));
+            }
+        }));
     }
 
     fn set_gate(&self, gate: Gate) {
@@ -309,6 +365,13 @@ impl Driver {
             _ = self.answers.changed() => {}
         }
     }
+}
+
+/// What the server is told of the primary in another region.
+fn followed(topology: Option<&Topology>, epoch: Epoch, primary: RegionId, me: &RegionId) -> Followed {
+    let changes = topology.map(|topology| topology.changes.as_slice()).unwrap_or_default();
+    let own = changes.iter().rev().find(|change| change.primary == *me);
+    Followed { epoch, primary, lost_epoch: own.map_or(Epoch(0), |change| change.epoch) }
 }
 
 /// What the controller is told of the server.

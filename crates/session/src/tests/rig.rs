@@ -53,6 +53,8 @@ pub(super) struct World {
     /// How stale it is at most.
     pub(super) staleness: Option<Duration>,
     pub(super) primary: bool,
+    /// Durability is `sync`.
+    pub(super) commits_elsewhere: bool,
     /// Leaves to use the primary that were given and not given back.
     pub(super) users: i32,
 }
@@ -87,6 +89,10 @@ impl Environment for World {
 
     fn staleness(&self) -> Option<Duration> {
         self.staleness
+    }
+
+    fn commits_elsewhere(&self) -> bool {
+        self.commits_elsewhere
     }
 
     fn enter_primary(&mut self) -> bool {
@@ -157,6 +163,7 @@ impl Rig {
                 history: History::new(Timeline(1)),
                 staleness: None,
                 primary: false,
+                commits_elsewhere: false,
                 users: 0,
             },
             local: Server::new(local, 11),

@@ -88,7 +88,7 @@ fn no_usable_postgresql() {
         pangea.up(&arguments).await.refused(&["has no postgres", "--pg-bin", &name]);
         pangea.up(&["--pg-bin", "/nonexistent"]).await.refused(&["/nonexistent has no postgres"]);
 
-        for program in ["initdb", "pg_basebackup"] {
+        for program in ["initdb", "pg_basebackup", "pg_rewind", "pg_waldump", "pg_controldata"] {
             make_file(&bin.join(program), "#!/bin/sh\n");
         }
         let postgres = bin.join("postgres");
