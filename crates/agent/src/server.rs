@@ -363,6 +363,8 @@ impl Care {
     /// Ends it as a power cut would: faster than any shutdown, and no commit comes through any more.
     async fn kill(&self, child: &mut Child) {
         postmaster::kill_leftover(&self.spec.pgdata).await;
+        // One that has just been started has not written its number yet, and is not found.
+        let _ = child.start_kill();
         let _ = child.wait().await;
     }
 

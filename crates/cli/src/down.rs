@@ -1,6 +1,7 @@
 //! `pangea down`.
 
-use pangea_lab::Down as Found;
+use pangea_lab::{Down as Found, Manifest};
+use pangea_store::StoreConfig;
 
 use crate::args::Down;
 use crate::exit::Exit;
@@ -15,8 +16,12 @@ pub(crate) fn run(args: &Down) -> anyhow::Result<Exit> {
         Found::WasNotRunning => say(&format!("the cluster in {dir} was not running")),
     }
     if args.delete {
+        let store = Manifest::load(&layout)?.store;
         pangea_lab::delete(&layout)?;
         say(&format!("deleted the cluster in {dir}"));
+        if let Some(StoreConfig::Etcd { prefix, .. }) = store {
+            say(&format!("its topology is left in etcd: remove it with `etcdctl del --prefix {prefix}`"));
+        }
     }
     Ok(Exit::Done)
 }

@@ -4,11 +4,19 @@
 
 mod args;
 mod down;
+mod durability;
 mod exit;
+mod failover;
+mod member;
+mod policy;
 mod psql;
+mod recover;
 mod region;
 mod status;
+mod survey;
+mod switchover;
 mod table;
+mod trail;
 mod up;
 mod wan;
 
@@ -29,6 +37,16 @@ fn main() -> ExitCode {
         Command::Psql(psql) => psql::run(&psql),
         Command::Region { command: RegionCommand::Run(run) } => region::run(&run),
         Command::Region { command: RegionCommand::Watchdog(args) } => region::watchdog(&args),
+        Command::Region { command: RegionCommand::Drain(args) } => member::drain(&args),
+        Command::Region { command: RegionCommand::Undrain(args) } => member::undrain(&args),
+        Command::Region { command: RegionCommand::Priority { region, priority } } => {
+            member::set_priority(&region, priority)
+        }
+        Command::Switchover(switchover) => switchover::run(&switchover),
+        Command::Failover(failover) => failover::run(&failover),
+        Command::Durability(durability) => durability::run(&durability),
+        Command::Recover(recover) => recover::run(&recover),
+        Command::Policy(policy) => policy::run(&policy),
         Command::Wan(wan) => wan::run(&wan),
     };
     match result {

@@ -30,7 +30,9 @@ pub(crate) fn run(args: &Recover) -> anyhow::Result<Exit> {
         }
         RecoverCommand::Discard { id } => {
             find(&layout, &manifest, id)?.discard()?;
-            say(&format!("{id} is discarded: its rows are kept for the record, its copy of the log is deleted"));
+            say(&format!(
+                "{id} is discarded: its rows are kept for the record, its copy of the log is deleted"
+            ));
             Ok(Exit::Done)
         }
     }
@@ -178,7 +180,8 @@ fn write_out(report: &Report, export: &RecoverExport) -> anyhow::Result<Exit> {
     let mut file = std::fs::File::create(&export.file)
         .with_context(|| format!("cannot write {}", export.file.display()))?;
     let mut source = std::fs::File::open(report.path()).context("cannot read the report")?;
-    std::io::copy(&mut source, &mut file).with_context(|| format!("cannot write {}", export.file.display()))?;
+    std::io::copy(&mut source, &mut file)
+        .with_context(|| format!("cannot write {}", export.file.display()))?;
     file.flush()?;
     say(&format!("{}: one JSON object a line, the first is about the report", export.file.display()));
     Ok(Exit::Done)
@@ -205,7 +208,8 @@ async fn apply_again(
     as_json: bool,
 ) -> anyhow::Result<Exit> {
     let target = primary(layout, manifest).await?;
-    let chosen = (!options.transactions.is_empty()).then(|| options.transactions.iter().copied().collect::<BTreeSet<u32>>());
+    let chosen = (!options.transactions.is_empty())
+        .then(|| options.transactions.iter().copied().collect::<BTreeSet<u32>>());
     let how = ApplyOptions { dry_run: options.dry_run, transactions: chosen };
     let applied = apply(&mut report, &target, &how).await?;
     let Applied { applied: done, inserted_without_key, skipped_already, already_so, conflicts } = applied;

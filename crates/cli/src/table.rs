@@ -57,6 +57,34 @@ pub(crate) fn seconds(count: f64) -> String {
     if count < 10.0 { format!("{count:.1} s") } else { format!("{count:.0} s") }
 }
 
+/// Microseconds as milliseconds: what people compare changes of primary by.
+pub(crate) fn milliseconds(us: u64) -> String {
+    format!("{} ms", us.saturating_add(500) / 1000)
+}
+
+/// Facts by name, the values below one another.
+pub(crate) fn facts(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    facts.iter().map(|(name, value)| format!("  {name:<width$}  {value}\n")).collect()
+}
+
+/// Seconds since 1970 as a date, in UTC.
+pub(crate) fn utc(seconds: u64) -> String {
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // The civil calendar in eras of 400 years that begin on a first of March (Hinnant, "chrono-compatible
+    // low-level date algorithms").
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +107,21 @@ mod tests {
         assert_eq!(bytes(40 * 1024 * 1024), "40.0 MB");
         assert_eq!(seconds(0.04), "0.0 s");
         assert_eq!(seconds(63.2), "63 s");
+        assert_eq!(milliseconds(1_499), "1 ms");
+        assert_eq!(milliseconds(1_500), "2 ms");
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(951_782_399), "2000-02-28 23:59:59 UTC");
+        assert_eq!(utc(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(utc(1_772_323_200), "2026-03-01 00:00:00 UTC");
+        assert_eq!(utc(1_798_761_599), "2026-12-31 23:59:59 UTC");
+    }
+
+    #[test]
+    fn values_stand_below_one_another() {
+        assert_eq!(facts(&[("a", "1".into()), ("long", "2".into())]), "  a     1\n  long  2\n");
     }
 }

@@ -2,15 +2,16 @@
 
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use pangea_lab::{Cluster, ClusterOptions, Layout, Progress};
-use pangea_node::{ClientAuth, RegionStatus};
+use pangea_node::{ClientAuth, FailoverConfig, RegionStatus};
+use pangea_store::StoreConfig;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Up;
+use crate::args::{Etcd, Up};
 use crate::exit::Exit;
 use crate::status::{lag, role};
 use crate::table::{Align, render};
@@ -113,8 +114,19 @@ fn options(args: &Up, layout: &Layout) -> anyhow::Result<ClusterOptions> {
         auth: args.auth.map(ClientAuth::from),
         wan: args.wan.clone(),
         os_user: args.os_user.clone(),
+        failover: args
+            .lease_ttl_ms()
+            .map(|lease_ttl_ms| FailoverConfig { lease_ttl_ms, ..FailoverConfig::default() }),
+        store: args.store.clone().map(etcd),
         ..ClusterOptions::new(layout.data_dir().to_owned(), exe)
     })
+}
+
+/// The store of a new cluster; one that exists keeps its prefix.
+fn etcd(Etcd(endpoints): Etcd) -> StoreConfig {
+    // Clusters that share an etcd, or follow one another in one directory, must not find one another's topology.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    StoreConfig::etcd(endpoints, format!("pangea/{:x}/", since.as_nanos()))
 }
 
 fn progress_line(progress: &Progress) -> String {

@@ -79,7 +79,9 @@ pub(crate) fn preflight(
         Some(_) => check("target", true, format!("{to} is a region of this cluster")),
     });
     let heard = |region: &RegionId| peers.get(region).filter(|peer| peer.asked.is_some());
-    checks.extend(target_checks(server, heard(to).map(|peer| &peer.state), to));
+    if to != me && topology.members.contains_key(to) {
+        checks.extend(target_checks(server, heard(to).map(|peer| &peer.state), to));
+    }
     let away: Vec<&str> = topology
         .members
         .keys()

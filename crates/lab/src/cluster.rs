@@ -11,8 +11,8 @@ use nix::unistd::geteuid;
 use pangea_agent::PgBin;
 use pangea_base::RegionId;
 use pangea_node::{
-    ClientAuth, DnsConfig, FailoverConfig, Health, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig,
-    RegionStatus, TlsConfig,
+    ClientAuth, DnsConfig, FailoverConfig, Health, ListenConfig, PeerConfig, ReadConsistencyConfig,
+    RegionConfig, RegionStatus, TlsConfig,
 };
 use pangea_store::StoreConfig;
 use tokio::task::JoinHandle;
@@ -73,7 +73,7 @@ pub struct ClusterOptions {
     /// Where the topology and the lease are kept; a file of the cluster when absent.
     pub store: Option<StoreConfig>,
     /// When other regions take over.
-    pub failover: FailoverConfig,
+    pub failover: Option<FailoverConfig>,
     /// How long all regions together may take to become ready.
     pub ready_timeout: Duration,
 }
@@ -96,7 +96,7 @@ impl ClusterOptions {
             postgres_settings: Vec::new(),
             authentication_timeout_s: RegionConfig::AUTHENTICATION_TIMEOUT_S,
             store: None,
-            failover: FailoverConfig::default(),
+            failover: None,
             ready_timeout: Duration::from_secs(120),
         }
     }
@@ -171,6 +171,12 @@ impl Cluster {
             wan: wan_choice,
             os_user,
             pg_bin,
+            store: store(&options, existing.as_ref())?,
+            failover: options
+                .failover
+                .clone()
+                .or_else(|| Some(existing.as_ref()?.failover.clone()))
+                .unwrap_or_default(),
             regions: Vec::new(),
         };
         // What a killed supervisor has left is on its way down, and holds the ports until then.
@@ -448,6 +454,25 @@ fn readers(options: &ClusterOptions, existing: Option<&Manifest>) -> Result<u8, 
     Ok(readers)
 }
 
+/// The store is chosen once: in another one nothing would be known of the cluster. Its members may move.
+fn store(options: &ClusterOptions, existing: Option<&Manifest>) -> Result<Option<StoreConfig>, ClusterError> {
+    let Some(existing) = existing else { return Ok(options.store.clone()) };
+    match (options.store.clone(), existing.store.clone()) {
+        (None, known) => Ok(known),
+        (Some(StoreConfig::Etcd { endpoints, .. }), Some(mut known @ StoreConfig::Etcd { .. })) => {
+            if let StoreConfig::Etcd { endpoints: before, .. } = &mut known {
+                *before = endpoints;
+            }
+            Ok(Some(known))
+        }
+        (Some(given), Some(known)) if given == known => Ok(Some(known)),
+        (Some(_), _) => Err(ClusterError::Options(format!(
+            "the cluster in {} keeps its topology elsewhere, and that is fixed when it is made: leave --store out",
+            options.data_dir.display()
+        ))),
+    }
+}
+
 /// Every pair must have a distance, before anything is made.
 fn check_table(table: Option<&Table>, names: &[RegionId]) -> Result<(), ClusterError> {
     let Some(table) = table else { return Ok(()) };
@@ -538,11 +563,11 @@ fn region_config(
         cluster: manifest.cluster.clone(),
         region: entry.name.clone(),
         primary: manifest.primary.clone(),
-        store: options
+        store: manifest
             .store
             .clone()
             .unwrap_or_else(|| StoreConfig::Embedded { path: store_dir.join("control.json") }),
-        failover: options.failover.clone(),
+        failover: manifest.failover.clone(),
         dns: Some(DnsConfig {
             listen: entry.dns,
             zone: format!("{}.{DNS_ZONE}", manifest.cluster),

@@ -8,7 +8,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use pangea_base::RegionId;
-use pangea_node::RegionStatus;
+use pangea_control::{SwitchoverRequest, TopologyChange};
+use pangea_node::{ControlStatus, FailoverRequest, RegionStatus, SwitchoverAnswer};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -51,24 +53,88 @@ pub async fn region_status(layout: &Layout, region: &RegionId) -> Result<RegionS
     call(&layout.status_socket(region), Method::GET, "/v1/status", None).await
 }
 
+/// The control plane as a region sees it, asked of its process.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn region_control(layout: &Layout, region: &RegionId) -> Result<ControlStatus, HttpError> {
+    call(&layout.status_socket(region), Method::GET, "/v1/control", None).await
+}
+
+/// Asks a region, which has to be the primary, for a switchover.
+///
+/// # Errors
+/// When it does not answer. A check that does not pass is an answer.
+pub async fn request_switchover(
+    layout: &Layout,
+    region: &RegionId,
+    request: &SwitchoverRequest,
+) -> Result<SwitchoverAnswer, HttpError> {
+    call(&layout.status_socket(region), Method::POST, "/v1/switchover", Some(json(request)?)).await
+}
+
+/// Asks a region to take over; its answer says what is known about what is lost.
+///
+/// # Errors
+/// When it does not answer, or refuses.
+pub async fn request_failover(
+    layout: &Layout,
+    region: &RegionId,
+    request: &FailoverRequest,
+) -> Result<String, HttpError> {
+    let socket = layout.status_socket(region);
+    let answer = exchange(&socket, Method::POST, "/v1/failover", Some(json(request)?)).await?;
+    Ok(String::from_utf8_lossy(&answer).trim().to_owned())
+}
+
+/// Asks for a change of the topology, by way of any region. It is made later: look for it.
+///
+/// # Errors
+/// When the region does not answer, or refuses.
+pub async fn request_change(
+    layout: &Layout,
+    region: &RegionId,
+    change: &TopologyChange,
+) -> Result<(), HttpError> {
+    let socket = layout.status_socket(region);
+    exchange(&socket, Method::POST, "/v1/change", Some(json(change)?)).await.map(drop)
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, HttpError> {
+    serde_json::to_vec(value).map_err(|error| HttpError::Refused(error.to_string()))
+}
+
 pub(crate) async fn call<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
     body: Option<Vec<u8>>,
 ) -> Result<T, HttpError> {
-    let exchange = |problem: String| HttpError::Exchange { socket: socket.to_owned(), problem };
-    tokio::time::timeout(TIMEOUT, call_unbounded(socket, method, path, body))
-        .await
-        .unwrap_or_else(|_| Err(exchange(format!("none within {TIMEOUT:?}"))))
+    let bytes = exchange(socket, method, path, body).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| HttpError::Exchange { socket: socket.to_owned(), problem: error.to_string() })
 }
 
-async fn call_unbounded<T: DeserializeOwned>(
+/// The body of an answer, within [`TIMEOUT`].
+async fn exchange(
     socket: &Path,
     method: Method,
     path: &str,
     body: Option<Vec<u8>>,
-) -> Result<T, HttpError> {
+) -> Result<Bytes, HttpError> {
+    let late = |_| {
+        let problem = format!("none within {TIMEOUT:?}");
+        Err(HttpError::Exchange { socket: socket.to_owned(), problem })
+    };
+    tokio::time::timeout(TIMEOUT, exchange_unbounded(socket, method, path, body)).await.unwrap_or_else(late)
+}
+
+async fn exchange_unbounded(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<Vec<u8>>,
+) -> Result<Bytes, HttpError> {
     let exchange = |problem: String| HttpError::Exchange { socket: socket.to_owned(), problem };
     let failed = |error: hyper::Error| exchange(error.to_string());
     let stream = UnixStream::connect(socket)
@@ -92,5 +158,5 @@ async fn call_unbounded<T: DeserializeOwned>(
     if !status.is_success() {
         return Err(HttpError::Refused(String::from_utf8_lossy(&bytes).trim().to_owned()));
     }
-    serde_json::from_slice(&bytes).map_err(|error| exchange(error.to_string()))
+    Ok(bytes)
 }

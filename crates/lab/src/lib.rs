@@ -21,6 +21,8 @@ pub use admin::{LinkChange, admin_call};
 pub use cluster::{Cluster, ClusterOptions, Progress};
 pub use down::{Down, delete, down};
 pub use error::ClusterError;
-pub use http::{HttpError, region_status};
+pub use http::{
+    HttpError, region_control, region_status, request_change, request_failover, request_switchover,
+};
 pub use layout::Layout;
 pub use manifest::{Manifest, RegionEntry, WanChoice};

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pangea_base::RegionId;
-use pangea_node::ClientAuth;
+use pangea_node::{ClientAuth, FailoverConfig};
+use pangea_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ClusterError;
@@ -39,6 +40,12 @@ pub struct Manifest {
     /// PostgreSQL's programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pg_bin: Option<PathBuf>,
+    /// Where the topology and the lease are kept; in a file of the cluster when absent. Fixed when the cluster is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreConfig>,
+    /// When other regions take over.
+    #[serde(default)]
+    pub failover: FailoverConfig,
     /// The regions.
     #[serde(rename = "region")]
     pub regions: Vec<RegionEntry>,
@@ -172,7 +179,8 @@ mod tests {
         let layout = Layout::new(dir.path());
         assert!(matches!(Manifest::load(&layout), Err(ClusterError::NoCluster { .. })));
         let at = "127.0.0.1:7400".parse()?;
-        let entry = RegionEntry { name: "a".parse()?, cluster: at, reader: at, writer: at, link: at, dns: at };
+        let entry =
+            RegionEntry { name: "a".parse()?, cluster: at, reader: at, writer: at, link: at, dns: at };
         let manifest = Manifest {
             format: FORMAT,
             cluster: "pangea".into(),
@@ -183,6 +191,8 @@ mod tests {
             wan: WanChoice::Aws,
             os_user: None,
             pg_bin: None,
+            store: Some(StoreConfig::etcd(vec!["http://a:1".into()], "p/".into())),
+            failover: FailoverConfig::default(),
             regions: vec![entry],
         };
         let text = toml::to_string(&manifest)?;

@@ -31,7 +31,8 @@ impl Dns {
             if addresses.is_empty() { vec![other] } else { addresses.to_vec() }
         };
         let own = (config.region.clone(), or(&config.addresses, config.listen.cluster.ip()));
-        let peers = config.peers.iter().map(|peer| (peer.region.clone(), or(&peer.addresses, peer.link.ip())));
+        let peers =
+            config.peers.iter().map(|peer| (peer.region.clone(), or(&peer.addresses, peer.link.ip())));
         let regions = peers.chain([own]).collect();
         Ok(Some(Self { _discovery: discovery, records, own: config.region.clone(), regions }))
     }

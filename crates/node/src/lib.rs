@@ -15,13 +15,13 @@ mod status_file;
 mod status_server;
 
 pub use config::{
-    ClientAuth, ConfigError, DnsConfig, FailoverConfig, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig,
-    TlsConfig,
+    ClientAuth, ConfigError, DnsConfig, FailoverConfig, ListenConfig, PeerConfig, ReadConsistencyConfig,
+    RegionConfig, TlsConfig,
 };
 pub use control::{ControlStatus, FailoverRequest, SwitchoverAnswer, watch};
 pub use privileges::{PrivilegeError, lookup_user};
 pub use region::{NodeError, RunOptions, StopWith, run};
-pub use status::{Endpoints, Health, PeerView, ReaderStatus, RegionStatus, Role};
+pub use status::{Endpoints, Health, PeerView, PrimaryHeard, ReaderStatus, RegionStatus, Role};
 
 /// Name of the socket, below `run`, on which a region tells its status.
 pub const STATUS_SOCKET: &str = "status.sock";

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
 use pangea_agent::{Orders, PgBin, PgBinError, Phase, Server, ServerError, ServerSpec, StatusPoller};
-use pangea_base::{Epoch, RegionId};
+use pangea_base::{Epoch, Position, RegionId};
 use pangea_control::{Desired, Member, Settings, Topology};
+use pangea_discovery::DiscoveryError;
 use pangea_gateway::{
     Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, Peer, PeerStatus, StartError, TlsFiles,
 };
-use pangea_discovery::DiscoveryError;
 use pangea_store::{Store, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use crate::control::{ControlPlane, Driven};
 use crate::dns::Dns;
 use crate::lag::LagTracker;
-use crate::status::{Endpoints, Health, PeerView, ReaderStatus, RegionStatus, Role};
+use crate::status::{Endpoints, Health, PeerView, PrimaryHeard, ReaderStatus, RegionStatus, Role};
 use crate::status_file::Lags;
 use crate::{ClientAuth, LOCK_FILE, PrivilegeError, RegionConfig, STATUS_SOCKET, privileges, status_server};
 
@@ -353,6 +353,7 @@ pub(crate) struct Region {
     poller: Arc<StatusPoller>,
     readers: Vec<Reader>,
     lag: Mutex<LagTracker>,
+    primary_heard: Mutex<Option<(RegionId, Position, Instant)>>,
     was_ready: Mutex<bool>,
 }
 
@@ -389,6 +390,7 @@ impl Region {
             poller,
             readers: readers.collect(),
             lag: Mutex::default(),
+            primary_heard: Mutex::default(),
             was_ready: Mutex::new(false),
             config,
         }
@@ -417,9 +419,13 @@ impl Region {
         loop {
             lags.write(&self.status(), &self.running_data_dirs());
             tokio::time::sleep(LAG_INTERVAL).await;
-            let position = self.primary_peer(&self.gateway.status()).and_then(|peer| peer.position);
-            if let Some(position) = position {
-                lock_state(&self.lag).hear(Instant::now(), position.lsn);
+            let gateway = self.gateway.status();
+            let heard =
+                self.primary_peer(&gateway).and_then(|peer| Some((peer.region.clone(), peer.position?)));
+            if let Some((region, position)) = heard {
+                let now = Instant::now();
+                lock_state(&self.lag).hear(now, position.lsn);
+                *lock_state(&self.primary_heard) = Some((region, position, now));
             }
         }
     }
@@ -465,6 +471,9 @@ impl Region {
                 .map(|at| at.as_secs_f64()),
             replication_lag_bytes: lag_bytes,
             replication_lag_seconds: lag_time.map(|lag| lag.as_secs_f64()),
+            primary_heard: lock_state(&self.primary_heard).clone().map(|(region, position, at)| {
+                PrimaryHeard { region, position, seconds_ago: at.elapsed().as_secs_f64() }
+            }),
             sessions: gateway.sessions,
             forwarded_sessions: gateway.forwarded_sessions,
             pid: std::process::id(),

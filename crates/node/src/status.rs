@@ -36,6 +36,9 @@ pub struct RegionStatus {
     pub replication_lag_bytes: Option<u64>,
     /// How long ago the primary was first heard of beyond what is replayed here. 0 for the primary itself.
     pub replication_lag_seconds: Option<f64>,
+    /// Where the primary of another region was when it was heard of last; kept when it is gone.
+    #[serde(default)]
+    pub primary_heard: Option<PrimaryHeard>,
     /// Client sessions now.
     pub sessions: usize,
     /// Sessions forwarded here by other gateways now.
@@ -48,6 +51,17 @@ pub struct RegionStatus {
     pub readers: Vec<ReaderStatus>,
     /// The other regions as seen from here.
     pub peers: Vec<PeerView>,
+}
+
+/// What was heard of a primary last.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PrimaryHeard {
+    /// The region that was primary.
+    pub region: RegionId,
+    /// Its flush position.
+    pub position: Position,
+    /// How long ago that was heard, in seconds: it may have written since.
+    pub seconds_ago: f64,
 }
 
 /// What a region is.

@@ -42,6 +42,23 @@ pub enum StoreConfig {
     },
 }
 
+impl StoreConfig {
+    /// etcd without certificates and users.
+    #[must_use]
+    pub fn etcd(endpoints: Vec<String>, prefix: String) -> Self {
+        Self::Etcd {
+            endpoints,
+            prefix,
+            ca: None,
+            cert: None,
+            key: None,
+            user: None,
+            password_file: None,
+            request_timeout_ms: default_request_timeout_ms(),
+        }
+    }
+}
+
 fn default_prefix() -> String {
     "pangea/".to_owned()
 }

@@ -18,6 +18,7 @@ mod bad_input;
 mod consistency;
 mod drivers;
 mod failures;
+mod moving;
 mod pgbench;
 mod session;
 mod support;

@@ -28,6 +28,27 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Runs a command on a data directory to its end.
+    pub(crate) async fn of(data_dir: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pangea"));
+        command.args(arguments).env("PANGEA_DATA_DIR", data_dir).stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(COMMAND_TIMEOUT, command.output());
+        let output = output.await.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    /// The same when it ends with this code.
+    pub(crate) fn ended(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    /// What it printed, as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
     /// Checks that it failed, and that it said all of this.
     pub(crate) fn refused(&self, said: &[&str]) {
         assert_ne!(self.code, Some(0), "{self:?}");
@@ -45,16 +66,7 @@ impl Pangea {
 
     /// Runs a command to its end.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Run {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pangea"));
-        command
-            .args(arguments)
-            .env("PANGEA_DATA_DIR", &self.data_dir)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let output = timeout(COMMAND_TIMEOUT, command.output());
-        let output = output.await.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Run { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+        Run::of(&self.data_dir, arguments).await
     }
 
     /// `up` of a single region at free ports, with more arguments.

@@ -19,7 +19,7 @@ use pangea_node::Health;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-pub(crate) use command::{Pangea, make_file, snapshot};
+pub(crate) use command::{Pangea, Run, make_file, snapshot};
 pub(crate) use database::{Database, Session, code};
 pub(crate) use raw::{Raw, cancel, frame, startup};
 pub(crate) use tls::Tls;
@@ -198,6 +198,11 @@ pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Op
 }
 
 impl Lab {
+    /// Runs the `pangea` command on the cluster to its end.
+    pub(crate) async fn pangea(&self, arguments: &[&str]) -> Run {
+        Run::of(self.cluster.layout().data_dir(), arguments).await
+    }
+
     /// The addresses of a region.
     pub(crate) fn entry(&self, region: &str) -> &RegionEntry {
         self.cluster.endpoint(&id(region)).unwrap()

@@ -1,0 +1,80 @@
+//! `pangea failover`, and failovers that nobody asked for.
+
+use super::{primary_at, settled, topology};
+use crate::support::{AP, EU, Lab, US, eventually, id};
+
+pub(super) async fn by_hand_needs_the_word_for_it(lab: &Lab) {
+    primary_at(lab, US).await;
+    let before = topology(lab).await;
+    let run = lab.pangea(&["failover", "--to", EU]).await.ended(6);
+    run.refused(&["cannot be excluded", "--allow-data-loss", "pangea switchover --to eu-west-1"]);
+    assert!(run.out.contains("us-east-1       primary"), "{run:?}");
+    lab.pangea(&["failover", "--to", US]).await.ended(6).refused(&["is the primary already"]);
+    lab.pangea(&["failover", "--to", "moon"]).await.ended(2).refused(&["no region moon"]);
+    assert_eq!(topology(lab).await, before);
+}
+
+pub(super) async fn by_hand_when_the_primary_is_gone(lab: &Lab) {
+    primary_at(lab, US).await;
+    lab.pangea(&["policy", "--automatic", "off"]).await.ended(0);
+    let session = lab.connect(EU).await;
+    session.run("CREATE TABLE saved (n int); INSERT INTO saved VALUES (1)").await;
+    for region in [EU, AP] {
+        lab.replicated(region, "SELECT count(*) FROM saved").await;
+    }
+    let epoch = topology(lab).await["epoch"].as_u64().unwrap();
+    lab.cluster.kill_region(&id(US)).await.unwrap();
+    let run = lab.pangea(&["switchover", "--to", EU]).await.ended(6);
+    run.refused(&["us-east-1, the primary, does not answer", "pangea failover --to eu-west-1"]);
+    lab.pangea(&["failover", "--to", EU]).await.ended(6).refused(&["--allow-data-loss"]);
+    eventually("the status says why nobody takes over", async || {
+        let run = lab.pangea(&["status"]).await.ended(5);
+        run.out.contains("to eu-west-1: automatic failover is switched off").then_some(())
+    })
+    .await;
+    let run = lab.pangea(&["failover", "--to", EU, "--allow-data-loss"]).await.ended(0);
+    assert!(run.out.contains("does not answer") && run.out.contains("done: eu-west-1 is primary"), "{run:?}");
+    assert!(run.err.contains("writes may be lost"), "{run:?}");
+    let after = topology(lab).await;
+    assert_eq!(after["epoch"].as_u64(), Some(epoch + 1));
+    assert_eq!(after["changes"].as_array().unwrap().last().unwrap()["cause"], "forced");
+    session.run("INSERT INTO saved VALUES (2)").await;
+    let elsewhere = lab.connect(AP).await;
+    elsewhere.run("INSERT INTO saved VALUES (3)").await;
+    elsewhere.expect("SELECT sum(n) FROM saved", 6).await;
+    returns(lab, US, EU).await;
+    lab.connect(US).await.expect("SELECT sum(n) FROM saved", 6).await;
+    lab.connect(US).await.run("DROP TABLE saved").await;
+    lab.pangea(&["policy", "--automatic", "on"]).await.ended(0);
+}
+
+pub(super) async fn by_itself_when_the_primary_dies(lab: &Lab) {
+    primary_at(lab, US).await;
+    let session = lab.connect(AP).await;
+    session.run("CREATE TABLE saved (n int); INSERT INTO saved VALUES (1)").await;
+    for region in [EU, AP] {
+        lab.replicated(region, "SELECT count(*) FROM saved").await;
+    }
+    lab.cluster.kill_region(&id(US)).await.unwrap();
+    let write = async || match lab.at(EU).try_connect().await {
+        Ok(session) => session.batch_execute("INSERT INTO saved VALUES (2)").await.ok(),
+        Err(_) => None,
+    };
+    eventually("a write works", write).await;
+    let after = topology(lab).await;
+    assert_eq!(after["changes"].as_array().unwrap().last().unwrap()["cause"], "failover");
+    let primary = after["primary"].as_str().unwrap().to_owned();
+    session.run("INSERT INTO saved VALUES (3)").await;
+    session.expect("SELECT count(DISTINCT n) FROM saved", 3).await;
+    let status = lab.pangea(&["status"]).await.ended(5);
+    assert!(status.out.contains(&format!("failover to {primary} in epoch")), "{status:?}");
+    returns(lab, US, &primary).await;
+    primary_at(lab, US).await;
+    lab.connect(US).await.run("DROP TABLE saved").await;
+}
+
+/// The former primary comes back, and follows.
+async fn returns(lab: &Lab, former: &str, primary: &str) {
+    lab.cluster.start_region(&id(former)).await.unwrap();
+    settled(lab, primary).await;
+}

@@ -1,0 +1,92 @@
+//! The primary moves: on an operator's word, and because it died.
+
+mod etcd;
+mod failover;
+mod operators;
+mod sessions;
+mod switchover;
+
+use pangea_node::{Health, Role};
+use serde_json::Value;
+
+use crate::support::{Lab, Logs, Run, eventually, id, run, scenarios};
+
+#[test]
+fn switchovers() {
+    run(
+        Logs::Faults,
+        |_| {},
+        scenarios![
+            switchover::is_refused_with_the_reason,
+            switchover::a_dry_run_changes_nothing,
+            switchover::tells_what_happened,
+            switchover::there_and_back_loses_nothing,
+            switchover::waits_for_a_transaction,
+            switchover::is_rolled_back_when_a_transaction_does_not_end,
+            sessions::go_on,
+            sessions::see_their_writes_and_sequences_do_not_repeat,
+            sessions::that_cannot_be_carried_over_are_told,
+            sessions::locks_are_free_after_the_move,
+        ],
+    );
+}
+
+#[test]
+fn operators() {
+    run(
+        Logs::Quiet,
+        |_| {},
+        scenarios![
+            operators::durability_is_shown_and_set,
+            operators::a_policy_is_shown_and_set,
+            operators::regions_are_drained_and_ranked,
+        ],
+    );
+}
+
+#[test]
+fn failovers() {
+    run(
+        Logs::Faults,
+        |_| {},
+        scenarios![
+            failover::by_hand_needs_the_word_for_it,
+            failover::by_hand_when_the_primary_is_gone,
+            failover::by_itself_when_the_primary_dies,
+        ],
+    );
+}
+
+/// The topology that the regions know.
+async fn topology(lab: &Lab) -> Value {
+    lab.pangea(&["status", "--json"]).await.json()["topology"].take()
+}
+
+/// Waits until all regions are healthy and agree on the primary.
+async fn settled(lab: &Lab, primary: &str) {
+    for entry in &lab.cluster.manifest().regions {
+        eventually(&format!("{} is well and knows that {primary} is primary", entry.name), async || {
+            let status = lab.cluster.status(&entry.name).await.ok()?;
+            let role = if entry.name == id(primary) { Role::Primary } else { Role::Secondary };
+            let well =
+                status.health == Health::Healthy && status.primary == id(primary) && status.role == role;
+            well.then_some(())
+        })
+        .await;
+    }
+}
+
+/// Moves the primary, which has to work.
+async fn switch(lab: &Lab, to: &str) -> Run {
+    let run = lab.pangea(&["switchover", "--to", to]).await.ended(0);
+    settled(lab, to).await;
+    run
+}
+
+/// Moves the primary there if it is elsewhere.
+async fn primary_at(lab: &Lab, region: &str) {
+    if topology(lab).await["primary"] != region {
+        switch(lab, region).await;
+    }
+    settled(lab, region).await;
+}
