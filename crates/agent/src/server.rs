@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::{ServerError, chain};
-use crate::promote::{end_hung_standbys, promote, set_synchronous};
+use crate::promote::{end_hung_standbys, promote, promotion, set_synchronous};
 use crate::recovery::{ClusterState, control_data};
 use crate::settings::ServerSpec;
 use crate::{create, postmaster, rejoin};
@@ -308,8 +308,11 @@ impl Care {
 
     /// From when it accepts connections to its end.
     async fn while_ready(&mut self, child: &mut Child) -> Result<Ended, ServerError> {
-        let mut state =
-            if create::is_standby(&self.spec.pgdata) { State::Standby } else { State::Primary(None) };
+        let mut state = if create::is_standby(&self.spec.pgdata) {
+            State::Standby
+        } else {
+            State::Primary(promotion(&self.spec.socket_dir).await?)
+        };
         self.told.phase.send_replace(Phase::Running);
         let mut in_force = None;
         loop {

@@ -114,7 +114,7 @@ impl Controller {
         let mut next = topology.clone();
         if let Some(change) = next.changes.last_mut() {
             change.timeline = Some(promotion.timeline);
-            (change.fork, change.next_xid) = (Some(promotion.fork), Some(promotion.next_xid));
+            change.fork = Some(promotion.fork);
         }
         Some(next)
     }
