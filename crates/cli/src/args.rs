@@ -194,7 +194,7 @@ pub(crate) struct Switchover {
     #[arg(long, value_name = "REGION")]
     pub(crate) to: RegionId,
     /// Longest wait for transactions to end, such as 5s or 800ms; then the switchover is rolled back
-    #[arg(long, value_parser = patience_ms, default_value = "5s", value_name = "TIME")]
+    #[arg(long = "timeout", value_parser = patience_ms, default_value = "5s", value_name = "TIME")]
     pub(crate) timeout_ms: u64,
     /// Only look whether anything stands in the way
     #[arg(long)]

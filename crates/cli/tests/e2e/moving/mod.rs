@@ -34,7 +34,7 @@ fn switchovers() {
 #[test]
 fn operators() {
     run(
-        Logs::Quiet,
+        Logs::Faults,
         |_| {},
         scenarios![
             operators::durability_is_shown_and_set,
@@ -62,14 +62,19 @@ async fn topology(lab: &Lab) -> Value {
     lab.pangea(&["status", "--json"]).await.json()["topology"].take()
 }
 
-/// Waits until all regions are healthy and agree on the primary.
+/// Waits until all regions are healthy, agree on the primary, and have followed it to its timeline.
 async fn settled(lab: &Lab, primary: &str) {
+    let timeline = eventually("the primary knows its timeline", async || {
+        Some(lab.cluster.status(&id(primary)).await.ok()?.position?.timeline)
+    });
+    let timeline = timeline.await;
     for entry in &lab.cluster.manifest().regions {
         eventually(&format!("{} is well and knows that {primary} is primary", entry.name), async || {
             let status = lab.cluster.status(&entry.name).await.ok()?;
             let role = if entry.name == id(primary) { Role::Primary } else { Role::Secondary };
-            let well =
-                status.health == Health::Healthy && status.primary == id(primary) && status.role == role;
+            let follows = status.position.map(|position| position.timeline) == Some(timeline);
+            let agrees = status.primary == id(primary) && status.role == role;
+            let well = status.health == Health::Healthy && agrees && follows;
             well.then_some(())
         })
         .await;

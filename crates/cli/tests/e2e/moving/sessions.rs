@@ -12,7 +12,7 @@ async fn everywhere(lab: &Lab) -> Vec<Session> {
 
 pub(super) async fn go_on(lab: &Lab) {
     primary_at(lab, US).await;
-    let sessions = everywhere(lab).await;
+    let mut sessions = everywhere(lab).await;
     sessions[0].run("CREATE TABLE work (id serial PRIMARY KEY, note text)").await;
     let mut statements = Vec::new();
     for session in &sessions {
@@ -24,8 +24,15 @@ pub(super) async fn go_on(lab: &Lab) {
     }
     for (round, to) in [EU, AP, US].into_iter().enumerate() {
         switch(lab, to).await;
-        for (session, statement) in sessions.iter().zip(&statements) {
-            session.query_one(statement, &[&"by the protocol"]).await.unwrap();
+        for (region, (session, statement)) in
+            [US, EU, AP].into_iter().zip(sessions.iter_mut().zip(&statements))
+        {
+            if let Err(error) = session.query_one(statement, &[&"by the protocol"]).await {
+                panic!(
+                    "{region}, primary in {to}: {error:?}; the connection ended with {}",
+                    session.end().await
+                );
+            }
             session.run("EXECUTE add('by SQL')").await;
             session.expect("SHOW work_mem", "7MB").await;
             session.expect("SHOW application_name", "kept").await;

@@ -13,7 +13,7 @@ use crate::support::{AP, EU, Lab, US, eventually, id};
 pub(super) async fn is_refused_with_the_reason(lab: &Lab) {
     primary_at(lab, US).await;
     let before = topology(lab).await;
-    for (to, said) in [("moon", "there is no region moon: there are"), (US, "is the primary already")] {
+    for (to, said) in [("moon", "there is no region moon: choose one of"), (US, "is the primary already")] {
         lab.pangea(&["switchover", "--to", to]).await.ended(6).refused(&[said]);
     }
     lab.pangea(&["region", "drain", EU]).await.ended(0);
