@@ -114,11 +114,13 @@ fn a_position_that_is_lost_is_asked_again() {
 }
 
 #[test]
-fn without_the_local_server_there_is_no_session() {
+fn without_the_local_server_the_primary_serves() {
     let mut rig = Rig::new();
     rig.close(Leg::Local);
-    assert_eq!(rig.heard(), "FATAL:08006");
-    assert!(rig.session.is_over());
+    assert_eq!(rig.heard(), "");
+    assert!(rig.session.wants_local());
+    rig.given(&["SELECT id FROM t"]);
+    assert!(rig.sent(Leg::Primary).contains("SELECT id FROM t"));
 }
 
 #[test]
