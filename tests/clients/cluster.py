@@ -11,7 +11,7 @@ starts one, runs COMMAND with these variables, stops it, and exits as COMMAND di
                       sockets are in <data directory>/<region>/run; empty with --reference, which has no regions
 
 The database is a global one of pangea's (`PANGEA_BIN`, by default target/release/pangea; `PANGEA_WAN`, by
-default wan.toml beside this file, is handed to `pangea up --wan`), or with --reference one plain PostgreSQL
+default wan.toml beside this file, is handed to `pangea up --wan`, and `PANGEA_UP_OPTIONS` to `pangea up`), or with --reference one plain PostgreSQL
 server that plays every region. The suites must pass unchanged against both: a test that fails on the reference
 is a bug of the test.
 Only the standard library is used, so that it runs before anything is installed.
@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import socket
@@ -69,6 +70,7 @@ def pangea():
         up = [binary, "up", "--detach", "--json", "--data-dir", data, "--regions", ",".join(REGIONS)]
         # 0: whatever ports are free.
         up += ["--port-base", "0", "--wan", os.environ.get("PANGEA_WAN", str(HERE / "wan.toml"))]
+        up += shlex.split(os.environ.get("PANGEA_UP_OPTIONS", ""))
         if "PANGEA_PG_BIN" in os.environ:
             up += ["--pg-bin", os.environ["PANGEA_PG_BIN"]]
         try:

@@ -101,12 +101,10 @@ pub enum ServerError {
         waited: std::time::Duration,
     },
     /// The history of its timeline tells no fork.
-    #[error("the history of timeline {} does not tell where it begins: {said:?}", timeline.0)]
+    #[error("the history of timeline {} does not tell where it begins", timeline.0)]
     NoFork {
         /// The timeline.
         timeline: pangea_base::Timeline,
-        /// Its history file.
-        said: String,
     },
     /// The region is primary, but there is no data.
     #[error(

@@ -17,10 +17,10 @@ const POLL: Duration = Duration::from_millis(1);
 /// Longest wait for it: what was received is replayed first.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Of a primary that has just come out of recovery and that nobody has written to.
+/// The timeline that a primary writes, and the history of that.
 const PROMOTION_SQL: &str = "SELECT t.tli, pg_catalog.pg_read_file('pg_wal/' || \
-     pg_catalog.lpad(pg_catalog.upper(pg_catalog.to_hex(t.tli)), 8, '0') || '.history'), \
-     pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8 FROM (SELECT ('x' || \
+     pg_catalog.lpad(pg_catalog.upper(pg_catalog.to_hex(t.tli)), 8, '0') || '.history', 0, 1000000, true) \
+     FROM (SELECT ('x' || \
      pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))\
      ::pg_catalog.bit(32)::int AS tli) t";
 
@@ -41,13 +41,28 @@ pub(crate) async fn promote(dir: &Path) -> Result<Promotion, ServerError> {
         }
         sleep(POLL).await;
     }
-    let row = client.query_one(PROMOTION_SQL, &[]).await.map_err(failed)?;
+    match ask(&client).await.map_err(failed)? {
+        (_, Some(promotion)) => Ok(promotion),
+        (timeline, None) => Err(ServerError::NoFork { timeline }),
+    }
+}
+
+/// How the primary whose socket is in `dir` came to be so; `None` when it always was.
+pub(crate) async fn promotion(dir: &Path) -> Result<Option<Promotion>, ServerError> {
+    let failed = |source| ServerError::Promote { source };
+    let client = connect(dir).await.map_err(failed)?;
+    Ok(ask(&client).await.map_err(failed)?.1)
+}
+
+async fn ask(client: &Client) -> Result<(Timeline, Option<Promotion>), tokio_postgres::Error> {
+    let row = client.query_one(PROMOTION_SQL, &[]).await?;
     let timeline = Timeline(row.get::<_, i32>(0).unsigned_abs());
-    let history: String = row.get(1);
+    let history: Option<String> = row.get(1);
     // Its last line is the timeline before: number, position, reason.
-    let fork = history.lines().rev().find_map(|line| line.split_whitespace().nth(1)?.parse().ok());
-    let Some(fork) = fork else { return Err(ServerError::NoFork { timeline, said: history }) };
-    Ok(Promotion { timeline, fork, next_xid: row.get::<_, i64>(2).unsigned_abs() })
+    let left =
+        |text: &String| text.lines().rev().find_map(|line| line.split_whitespace().nth(1)?.parse().ok());
+    let fork = history.as_ref().and_then(left);
+    Ok((timeline, fork.map(|fork| Promotion { timeline, fork })))
 }
 
 /// Ends the connections of standbys that hang.

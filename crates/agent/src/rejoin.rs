@@ -15,6 +15,7 @@ use crate::error::{ServerError, chain};
 use crate::promote::connect;
 use crate::recovery::{
     ClusterState, Extract, Extracted, Fork, RecoveryError, Rewind, control_data, extract, fork_of, rewind,
+    timeline_of,
 };
 use crate::server::{Followed, Orders, Phase};
 use crate::settings::{ServerSpec, conninfo};
@@ -71,16 +72,43 @@ async fn rejoin(
     let timeline = last_timeline(spec).await?;
     let fork = match fork_of(&source, timeline).await {
         Ok(fork) => fork,
-        // The primary is on the very timeline that this server wrote: it has been followed, not left.
-        Err(RecoveryError::OtherLine { .. }) if on_same_line(spec, &source, timeline).await? => {
-            return Ok(create::mark_standby(&spec.pgdata)?);
+        // Two regions were promoted from the same timeline, and both call theirs by the same number. Nobody follows
+        // this server's: it is lost from where it began.
+        Err(error @ RecoveryError::OtherLine { .. }) => {
+            if timeline_of(&source).await? != timeline {
+                return Err(error);
+            }
+            let Some(began) = begin_of(spec, timeline)? else { return Err(error) };
+            put_aside(spec, orders, phase, timeline, began, &source).await?;
+            return Err(error);
         }
         Err(error) => return Err(error),
     };
+    match put_aside(spec, orders, phase, timeline, fork.lsn, &source).await? {
+        Found::Nothing => return Ok(create::mark_standby(&spec.pgdata)?),
+        Found::Diverged => {}
+    }
+    phase.send_replace(Phase::Rejoining("rewinding".to_owned()));
+    rewind_to(spec, source).await
+}
+
+/// What a server has that the primary does not.
+enum Found {
+    Nothing,
+    Diverged,
+}
+
+/// Puts aside what the server wrote on `timeline` past `fork`.
+async fn put_aside(
+    spec: &ServerSpec,
+    orders: &watch::Receiver<Orders>,
+    phase: &watch::Sender<Phase>,
+    timeline: Timeline,
+    fork: Lsn,
+    source: &str,
+) -> Result<Found, RecoveryError> {
     let followed = orders.borrow().follows.clone();
-    let Some(Followed { primary, lost_epoch, .. }) = followed else {
-        return Ok(create::mark_standby(&spec.pgdata)?);
-    };
+    let Some(Followed { primary, lost_epoch, .. }) = followed else { return Ok(Found::Nothing) };
     phase.send_replace(Phase::Rejoining("looking for transactions that only it has".to_owned()));
     let region: RegionId = spec.region.clone();
     let request = Extract {
@@ -93,13 +121,13 @@ async fn rejoin(
         lost_epoch,
         new_primary: primary,
         timeline,
-        fork: fork.lsn,
+        fork,
         // Found in the log: exactly what the new primary knew when it was promoted.
         next_xid_at_fork: None,
-        source: source.clone(),
+        source: source.to_owned(),
     };
     match extract(request).await? {
-        Extracted::NotDiverged => return Ok(create::mark_standby(&spec.pgdata)?),
+        Extracted::NotDiverged => return Ok(Found::Nothing),
         Extracted::NothingLost => {}
         Extracted::Report(report) => {
             let header = &report.header;
@@ -112,8 +140,7 @@ async fn rejoin(
             );
         }
     }
-    phase.send_replace(Phase::Rejoining("rewinding".to_owned()));
-    rewind_to(spec, source).await
+    Ok(Found::Diverged)
 }
 
 async fn rewind_to(spec: &ServerSpec, source: String) -> Result<(), RecoveryError> {
@@ -163,10 +190,14 @@ async fn last_timeline(spec: &ServerSpec) -> Result<Timeline, RecoveryError> {
     Ok(newest.map_or(control.timeline, |newest| control.timeline.max(Timeline(newest))))
 }
 
-async fn on_same_line(spec: &ServerSpec, source: &str, timeline: Timeline) -> Result<bool, RecoveryError> {
-    let current = crate::recovery::timeline_of(source).await?;
-    tracing::info!(server = spec.name, primary = current.0, own = timeline.0, "the primary's timeline");
-    Ok(current == timeline)
+/// Where a timeline begins, by the server's own history file.
+fn begin_of(spec: &ServerSpec, timeline: Timeline) -> Result<Option<Lsn>, ServerError> {
+    let path = spec.pgdata.join(format!("pg_wal/{:08X}.history", timeline.0));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().rev().find_map(|line| line.split_whitespace().nth(1)?.parse().ok())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ServerError::file("read", &path)(error)),
+    }
 }
 
 /// What a running standby says of itself.

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::{ServerError, chain};
-use crate::promote::{end_hung_standbys, promote, set_synchronous};
+use crate::promote::{end_hung_standbys, promote, promotion, set_synchronous};
 use crate::recovery::{ClusterState, control_data};
 use crate::settings::ServerSpec;
 use crate::{create, postmaster, rejoin};
@@ -292,7 +292,7 @@ impl Care {
             }
             tokio::select! {
                 () = told(&mut self.stop) => return Ok(None),
-                changed = self.orders.changed() => if changed.is_err() { return Ok(None) },
+                () = changed(&mut self.orders) => {}
             }
         }
     }
@@ -302,14 +302,17 @@ impl Care {
         self.told.phase.send_replace(Phase::Restarting);
         tokio::select! {
             () = told(&mut self.stop) => Ended::Told,
-            _ = self.orders.changed() => Ended::Ordered,
+            () = changed(&mut self.orders) => Ended::Ordered,
         }
     }
 
     /// From when it accepts connections to its end.
     async fn while_ready(&mut self, child: &mut Child) -> Result<Ended, ServerError> {
-        let mut state =
-            if create::is_standby(&self.spec.pgdata) { State::Standby } else { State::Primary(None) };
+        let mut state = if create::is_standby(&self.spec.pgdata) {
+            State::Standby
+        } else {
+            State::Primary(promotion(&self.spec.socket_dir).await?)
+        };
         self.told.phase.send_replace(Phase::Running);
         let mut in_force = None;
         loop {
@@ -355,10 +358,7 @@ impl Care {
                     postmaster::stop(child).await;
                     return Ok(Ended::Told);
                 }
-                changed = self.orders.changed() => if changed.is_err() {
-                    postmaster::stop(child).await;
-                    return Ok(Ended::Told);
-                },
+                () = changed(&mut self.orders) => {}
             }
         }
     }
@@ -394,6 +394,13 @@ impl Care {
 /// Returns when the stop flag is set, or its owner is gone.
 async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|told| *told).await;
+}
+
+/// Returns when there are new orders. Orders that nobody can change stay as they are.
+async fn changed(orders: &mut watch::Receiver<Orders>) {
+    if orders.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Returns when what is ordered is not to be reached by what was begun for `orders`.

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Durability(Durability),
     /// Show or set when another region takes over by itself
     Policy(Policy),
+    /// What was lost in failovers: look at it, take it away, do it again
+    Recover(Recover),
     /// Run one region, or change what regions are there for
     Region {
         #[command(subcommand)]
@@ -467,4 +469,56 @@ mod tests {
         assert_eq!(patience_ms("1.5s"), Ok(1500));
         assert!(patience_ms("3601s").is_err());
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Recover {
+    #[command(flatten)]
+    pub(crate) data_dir: DataDir,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: RecoverCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecoverCommand {
+    /// List the reports
+    List,
+    /// Show the lost transactions of a report, row by row
+    Show {
+        /// Its name, as `list` shows it
+        id: String,
+    },
+    /// Write a report to a file, one JSON object a line
+    Export(RecoverExport),
+    /// Do the lost changes again where the rows are still as they were; list the others
+    Apply(RecoverApply),
+    /// Close a report: it is kept for the record, its copy of the log is deleted
+    Discard {
+        /// Its name, as `list` shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RecoverExport {
+    /// Its name, as `list` shows it
+    pub(crate) id: String,
+    /// Where to
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RecoverApply {
+    /// Its name, as `list` shows it
+    pub(crate) id: String,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Only these transactions, by their numbers in the report
+    #[arg(long = "transaction", value_name = "XID")]
+    pub(crate) transactions: Vec<u32>,
 }

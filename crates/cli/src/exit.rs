@@ -16,7 +16,8 @@ Exit codes:
   5  running, but not every region is healthy (status)
   6  refused: nothing was changed; what stands in the way is on standard error
   7  rolled back: the old primary goes on (switchover)
-  8  asked for, and not seen to end: it may still (switchover, failover, durability, policy, region)";
+  8  asked for, and not seen to end: it may still (switchover, failover, durability, policy, region)
+  9  done, but for conflicts, which are listed (recover apply)";
 
 /// How the command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub(crate) enum Exit {
     Refused,
     RolledBack,
     UnderWay,
+    Conflicts,
 }
 
 /// An error that has an exit code of its own.
@@ -100,6 +102,7 @@ impl Exit {
             Self::Refused => 6,
             Self::RolledBack => 7,
             Self::UnderWay => 8,
+            Self::Conflicts => 9,
         }
     }
 }
@@ -126,6 +129,7 @@ mod tests {
             Exit::Refused,
             Exit::RolledBack,
             Exit::UnderWay,
+            Exit::Conflicts,
         ];
         for exit in all {
             assert!(HELP.contains(&format!("\n  {}  ", exit.code())), "{exit:?}");

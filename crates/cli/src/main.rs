@@ -10,6 +10,7 @@ mod failover;
 mod member;
 mod policy;
 mod psql;
+mod recover;
 mod region;
 mod status;
 mod survey;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Switchover(switchover) => switchover::run(&switchover),
         Command::Failover(failover) => failover::run(&failover),
         Command::Durability(durability) => durability::run(&durability),
+        Command::Recover(recover) => recover::run(&recover),
         Command::Policy(policy) => policy::run(&policy),
         Command::Wan(wan) => wan::run(&wan),
     };

@@ -113,6 +113,10 @@ pub struct Controller {
     /// An operator wants this region to take over.
     pub(crate) forced: Option<Forced>,
     pub(crate) was_writable: bool,
+    /// Since when the server of this region, which is primary, has not run.
+    pub(crate) down_since: Option<Duration>,
+    /// Until then it does not renew its lease, so that a region with a server takes over.
+    pub(crate) resigned_until: Duration,
     pub(crate) objection: Option<String>,
     pub(crate) steps: VecDeque<Step>,
 }
@@ -145,6 +149,8 @@ impl Controller {
             promote_from: Duration::ZERO,
             forced: None,
             was_writable: false,
+            down_since: None,
+            resigned_until: Duration::ZERO,
             objection: None,
             steps: VecDeque::new(),
         }
@@ -516,7 +522,8 @@ impl Controller {
             _ => None,
         });
         let Settings { me, process, ttl, .. } = &self.settings;
-        let asks = self.is_primary() && self.keeper.needs_confirmation(now, *ttl);
+        let resigned = now < self.resigned_until;
+        let asks = self.is_primary() && !resigned && self.keeper.needs_confirmation(now, *ttl);
         Some(PeerState {
             region: me.clone(),
             process: *process,

@@ -15,6 +15,8 @@ use crate::topology::Transition;
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for the server to shut down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a primary keeps its lease without a server. Crash recovery and restarts are to fit in.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest wait for the target to claim.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -28,6 +30,7 @@ impl Controller {
             self.note(now, StepKind::Writable);
         }
         self.was_writable = writable;
+        self.resign_without_server(now);
         let write = self.next_write(now, wall);
         let prepare = self
             .handover
@@ -41,6 +44,22 @@ impl Controller {
             state: self.state(now),
             again: self.settings.margin() / 4,
             write,
+        }
+    }
+
+    /// A primary whose server does not come back leaves the lease to others, if there are any.
+    fn resign_without_server(&mut self, now: Duration) {
+        let down = self.holds_lease(now) && self.server == Server::Down && self.handover.is_none();
+        let since = *self.down_since.get_or_insert(now);
+        if !down {
+            self.down_since = None;
+        } else if now >= since + DOWN_TIMEOUT
+            && self.peers().any(|peer| matches!(peer.server, Server::Standby { .. }))
+        {
+            self.resigned_until = now + 4 * self.settings.ttl;
+            self.down_since = None;
+            let reason = format!("its server has not run for {DOWN_TIMEOUT:?}");
+            self.note(now, StepKind::Fenced { reason });
         }
     }
 

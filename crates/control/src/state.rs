@@ -42,8 +42,6 @@ pub struct Promotion {
     pub timeline: Timeline,
     /// Where it leaves the one before.
     pub fork: Lsn,
-    /// The first transaction id of the new timeline.
-    pub next_xid: u64,
 }
 
 /// The old primary's word to the target of a switchover: it has stopped here.

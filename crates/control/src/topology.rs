@@ -216,10 +216,6 @@ pub struct Change {
     /// Where that timeline leaves the one before: what the former primary wrote past it is lost.
     #[serde(default)]
     pub fork: Option<Lsn>,
-    /// The first transaction id of the new timeline (64 bits, with its epoch): rows of older transactions are as they
-    /// were at the fork.
-    #[serde(default)]
-    pub next_xid: Option<u64>,
 }
 
 impl Topology {
@@ -233,7 +229,6 @@ impl Topology {
             at,
             timeline: None,
             fork: None,
-            next_xid: None,
         };
         Self {
             format: FORMAT,
@@ -267,7 +262,7 @@ impl Topology {
             next.last_transition = Some((transition, outcome));
         }
         let (epoch, primary) = (next.epoch, by.clone());
-        let change = Change { epoch, primary, cause, at, timeline: None, fork: None, next_xid: None };
+        let change = Change { epoch, primary, cause, at, timeline: None, fork: None };
         next.changes.push(change);
         let surplus = next.changes.len().saturating_sub(CHANGES_MAX);
         next.changes.drain(..surplus);

@@ -62,7 +62,7 @@ impl Controller {
     fn primary_write(&mut self, now: Duration) -> Option<(Purpose, StoreWrite)> {
         let (version, topology) = self.loaded.topology.as_ref()?;
         let due = self.keeper.tried.is_none_or(|tried| now >= tried + self.settings.renewal_pause());
-        if due {
+        if due && now >= self.resigned_until {
             let renewal = self.next_renewal();
             let write = StoreWrite {
                 expect_topology: None,
@@ -114,7 +114,7 @@ impl Controller {
         let mut next = topology.clone();
         if let Some(change) = next.changes.last_mut() {
             change.timeline = Some(promotion.timeline);
-            (change.fork, change.next_xid) = (Some(promotion.fork), Some(promotion.next_xid));
+            change.fork = Some(promotion.fork);
         }
         Some(next)
     }

@@ -75,6 +75,10 @@ impl GateWatch {
         self.primary_here.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.gate.borrow().epoch
+    }
+
     pub(crate) fn commits_elsewhere(&self) -> bool {
         self.commits_elsewhere.load(Ordering::Relaxed)
     }

@@ -117,8 +117,10 @@ async fn beat(
         };
         let Answer { epoch, position, received, age, state } = timeout(ANSWER_TIMEOUT, exchange).await??;
         let round_trip = Some(asked.elapsed());
-        if let Some(position) = position.filter(|_| shared.gate.now().primary == link.region) {
-            shared.freshness.heard(asked, age, position);
+        let gate = shared.gate.now();
+        let takes_writes = state.as_ref().is_some_and(|state| state.writable && state.epoch == gate.epoch);
+        if let Some(position) = position.filter(|_| gate.primary == link.region && takes_writes) {
+            shared.freshness.heard(asked, age, position, gate.epoch);
         }
         if let Some(state) = state.filter(|state| state.region == link.region) {
             shared.control.heard(asked, state);
@@ -194,7 +196,9 @@ pub(crate) async fn serve(mut stream: Stream, mut input: BytesMut, shared: &Shar
                     Err(_) => shared.control.state(),
                 };
                 let epoch = shared.gate.now().epoch;
-                let known = shared.position.known();
+                // What was asked of a server before it was promoted is not where the primary is.
+                let known =
+                    shared.position.known().filter(|known| !(shared.is_primary() && known.in_recovery));
                 let age = known.as_ref().map_or(Duration::ZERO, |known| known.asked.elapsed());
                 let received = known.as_ref().and_then(|known| known.received);
                 let position = known.map(|known| known.position());

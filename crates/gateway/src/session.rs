@@ -135,7 +135,7 @@ impl Environment for World<'_> {
     }
 
     fn reach(&self, position: Position) -> Reach {
-        self.freshness.reach(self.position, position)
+        self.freshness.reach(self.position, position, self.gate)
     }
 
     fn is_primary(&self) -> bool {
@@ -215,8 +215,9 @@ pub(crate) async fn run(
         read_only(&mut options.primary_startup);
     }
     let mut session = Session::new(options);
-    // The session gives it back from here on.
-    std::mem::forget(entered);
+    if let Some(entered) = entered {
+        entered.hand_over();
+    }
     session.client_input().extend_from_slice(&input);
     let (cancel_sender, cancels) = CancelRegistry::channel();
     let running = Running {
@@ -260,11 +261,20 @@ struct Home {
 }
 
 /// Leave to use the primary, given back when it is dropped.
-struct Entered(Arc<Shared>);
+struct Entered(Option<Arc<Shared>>);
+
+impl Entered {
+    /// The session gives it back.
+    fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.gate.leave();
+        if let Some(shared) = &self.0 {
+            shared.gate.leave();
+        }
     }
 }
 
@@ -286,7 +296,7 @@ async fn open_home(shared: &Arc<Shared>, endpoint: Endpoint) -> Result<Home, Err
                 .ok()
                 .filter(|got| *got)
                 .ok_or_else(moving)?;
-            entered = Some(Entered(shared.clone()));
+            entered = Some(Entered(Some(shared.clone())));
             if shared.gate.now().epoch != epoch {
                 continue;
             }

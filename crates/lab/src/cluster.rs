@@ -11,8 +11,8 @@ use nix::unistd::geteuid;
 use pangea_agent::PgBin;
 use pangea_base::RegionId;
 use pangea_node::{
-    ClientAuth, FailoverConfig, Health, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig,
-    RegionStatus, TlsConfig,
+    ClientAuth, DnsConfig, FailoverConfig, Health, ListenConfig, PeerConfig, ReadConsistencyConfig,
+    RegionConfig, RegionStatus, TlsConfig,
 };
 use pangea_store::StoreConfig;
 use tokio::task::JoinHandle;
@@ -30,6 +30,8 @@ use crate::{admin, ports};
 /// Names a cluster that is not named.
 const CLUSTER_DEFAULT: &str = "pangea";
 const OS_USER_DEFAULT: &str = "postgres";
+/// The zone of a local cluster is below this one.
+const DNS_ZONE: &str = "internal";
 const PORT_BASE_DEFAULT: u16 = 7400;
 const REGIONS_DEFAULT: usize = 3;
 const REGIONS_MAX: usize = 11;
@@ -555,7 +557,7 @@ fn region_config(
             Some(wan) => wan.link(&entry.name, &peer.name)?.address(),
             None => peer.link,
         };
-        peers.push(PeerConfig { region: peer.name.clone(), link });
+        peers.push(PeerConfig { region: peer.name.clone(), link, addresses: Vec::new() });
     }
     Ok(RegionConfig {
         cluster: manifest.cluster.clone(),
@@ -566,6 +568,12 @@ fn region_config(
             .clone()
             .unwrap_or_else(|| StoreConfig::Embedded { path: store_dir.join("control.json") }),
         failover: manifest.failover.clone(),
+        dns: Some(DnsConfig {
+            listen: entry.dns,
+            zone: format!("{}.{DNS_ZONE}", manifest.cluster),
+            ttl_s: DnsConfig::TTL_S,
+        }),
+        addresses: Vec::new(),
         data_dir: dir.to_owned(),
         pg_bin: manifest.pg_bin.clone(),
         os_user: manifest.os_user.clone(),

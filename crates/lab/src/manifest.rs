@@ -65,6 +65,8 @@ pub struct RegionEntry {
     pub writer: SocketAddr,
     /// Link listener.
     pub link: SocketAddr,
+    /// DNS listener.
+    pub dns: SocketAddr,
 }
 
 /// Where the distances between regions come from.
@@ -177,7 +179,8 @@ mod tests {
         let layout = Layout::new(dir.path());
         assert!(matches!(Manifest::load(&layout), Err(ClusterError::NoCluster { .. })));
         let at = "127.0.0.1:7400".parse()?;
-        let entry = RegionEntry { name: "a".parse()?, cluster: at, reader: at, writer: at, link: at };
+        let entry =
+            RegionEntry { name: "a".parse()?, cluster: at, reader: at, writer: at, link: at, dns: at };
         let manifest = Manifest {
             format: FORMAT,
             cluster: "pangea".into(),

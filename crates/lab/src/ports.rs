@@ -10,7 +10,7 @@ use crate::manifest::RegionEntry;
 /// Ports from one region's first to the next one's.
 const STRIDE: u16 = 10;
 /// What each port is for, in the order of the plan.
-const PURPOSES: [&str; 4] = ["cluster endpoint", "reader endpoint", "writer endpoint", "link"];
+const PURPOSES: [&str; 5] = ["cluster endpoint", "reader endpoint", "writer endpoint", "link", "DNS"];
 
 /// Where free ports are looked for. Below the ports that the system gives to outgoing connections: one of those
 /// would be taken now and then between the moment of the choice and the start of the region.
@@ -60,8 +60,8 @@ fn plan_from(regions: &[RegionId], base: u16) -> Result<Vec<RegionEntry>, Cluste
             held.push(listener);
         }
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let [cluster, reader, writer, link] = ports.map(at);
-        entries.push(RegionEntry { name: region.clone(), cluster, reader, writer, link });
+        let [cluster, reader, writer, link, dns] = ports.map(at);
+        entries.push(RegionEntry { name: region.clone(), cluster, reader, writer, link, dns });
     }
     Ok(entries)
 }

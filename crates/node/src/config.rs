@@ -1,6 +1,6 @@
 //! The configuration of one region process: a TOML file, read by `pangea region run --config FILE`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use pangea_base::RegionId;
@@ -24,6 +24,12 @@ pub struct RegionConfig {
     /// When other regions take over.
     #[serde(default)]
     pub failover: FailoverConfig,
+    /// Answers DNS queries about where the primary is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsConfig>,
+    /// Where clients reach this region; the address of the cluster endpoint when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// Directory of this region. Holds `pgdata`, `run` (sockets), `log`.
     pub data_dir: PathBuf,
     /// Directory with `postgres`, `initdb`, `pg_basebackup`; found when absent.
@@ -97,6 +103,28 @@ impl FailoverConfig {
         }
         Ok(())
     }
+}
+
+/// The DNS listener of a region.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsConfig {
+    /// Where it listens, UDP and TCP.
+    pub listen: SocketAddr,
+    /// The zone that it answers for, as in `mydb.example.com`: `writer`, `reader` and the regions' names are in it.
+    pub zone: String,
+    /// How long, in seconds, answers may be kept.
+    #[serde(default = "dns_ttl_default")]
+    pub ttl_s: u64,
+}
+
+fn dns_ttl_default() -> u64 {
+    DnsConfig::TTL_S
+}
+
+impl DnsConfig {
+    /// Seconds that answers may be kept, when the file does not say.
+    pub const TTL_S: u64 = 10;
 }
 
 /// Addresses of the gateway.
@@ -212,6 +240,9 @@ pub struct PeerConfig {
     pub region: RegionId,
     /// Address of its link listener, as reached from here.
     pub link: SocketAddr,
+    /// Where clients reach it; the address of the link when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Why a configuration cannot be used.

@@ -6,6 +6,7 @@
 
 mod config;
 mod control;
+mod dns;
 mod lag;
 mod privileges;
 mod region;
@@ -14,8 +15,8 @@ mod status_file;
 mod status_server;
 
 pub use config::{
-    ClientAuth, ConfigError, FailoverConfig, ListenConfig, PeerConfig, ReadConsistencyConfig, RegionConfig,
-    TlsConfig,
+    ClientAuth, ConfigError, DnsConfig, FailoverConfig, ListenConfig, PeerConfig, ReadConsistencyConfig,
+    RegionConfig, TlsConfig,
 };
 pub use control::{ControlStatus, FailoverRequest, SwitchoverAnswer, watch};
 pub use privileges::{PrivilegeError, lookup_user};

@@ -10,6 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use pangea_agent::{Orders, PgBin, PgBinError, Phase, Server, ServerError, ServerSpec, StatusPoller};
 use pangea_base::{Epoch, Position, RegionId};
 use pangea_control::{Desired, Member, Settings, Topology};
+use pangea_discovery::DiscoveryError;
 use pangea_gateway::{
     Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, Peer, PeerStatus, StartError, TlsFiles,
 };
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::control::{ControlPlane, Driven};
+use crate::dns::Dns;
 use crate::lag::LagTracker;
 use crate::status::{Endpoints, Health, PeerView, PrimaryHeard, ReaderStatus, RegionStatus, Role};
 use crate::status_file::Lags;
@@ -88,6 +90,9 @@ pub enum NodeError {
     /// The store cannot be used.
     #[error("the store of the topology cannot be used")]
     Store(#[from] StoreError),
+    /// The DNS listener does not start.
+    #[error("the DNS listener does not start")]
+    Dns(#[from] DiscoveryError),
     /// The status socket cannot be made.
     #[error("cannot listen on the status socket {path}")]
     StatusSocket {
@@ -143,7 +148,9 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         })
         .collect();
     let poller = Arc::new(StatusPoller::start(config.run_dir()));
+    let dns = Dns::start(&config).await?;
     let driven = Driven {
+        dns,
         gateway: gateway.clone(),
         orders,
         states: server.states(),

@@ -237,9 +237,14 @@ impl Session {
             b'S' => self.report_parameter(frame),
             b'A' => self.notify(frame),
             b'N' => self.client_out.extend_from_slice(frame),
-            // A server that is shut down is one that is gone.
-            b'E' if leg == Leg::Local && self.move_local() => {}
-            b'E' if leg == Leg::Local || !self.begun || self.pinned || self.listening => {
+            // A reader that is shut down is one that is gone. Elsewhere somebody may have ended this very session.
+            b'E' if leg == Leg::Local && !self.is_ended(frame) && self.move_local() => {}
+            b'E' if leg == Leg::Local
+                || !self.begun
+                || self.pinned
+                || self.listening
+                || self.is_ended(frame) =>
+            {
                 self.release_ready();
                 self.client_out.extend_from_slice(frame);
                 self.phase = Phase::Over;
@@ -251,6 +256,12 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// Whether an administrator has ended the session, as against the server that it is on.
+    fn is_ended(&self, error: &[u8]) -> bool {
+        let told = fields::code(&error[HEADER_LEN..]) == Some(SqlState::ADMIN_SHUTDOWN);
+        told && self.access != Access::Local && !self.primary_held
     }
 
     /// Passes on a notification. Its sender is named by process: the session's own process on the primary is told

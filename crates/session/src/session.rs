@@ -398,8 +398,11 @@ impl Session {
                     && matches!(self.transaction, Transaction::Idle)
                     && !(self.pinned || self.listening)
             }
-            // Meanwhile the primary serves.
-            Access::Split => !matches!(self.transaction, Transaction::Local(_)),
+            // Meanwhile the primary serves. A read that was under way may be what the server has died of.
+            Access::Split => {
+                let reads = self.in_flight.iter().any(|unit| unit.leg == Some(Leg::Local));
+                !reads && !matches!(self.transaction, Transaction::Local(_))
+            }
             Access::Primary => false,
         };
         let movable = movable

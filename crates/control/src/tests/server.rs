@@ -161,7 +161,7 @@ impl Postgres {
             self.timeline = timeline;
             self.wal.push(TIMELINE | timeline);
             let timeline = Timeline(timeline);
-            self.promotion = Some(Promotion { timeline, fork, next_xid: u64::from(timeline.0) });
+            self.promotion = Some(Promotion { timeline, fork });
         }
         self.mode = Mode::Primary;
         self.replayed = self.wal.len();

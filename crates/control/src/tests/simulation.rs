@@ -10,7 +10,7 @@ use super::invariants::{Invariant, Violation};
 use super::world::{Flaw, Totals, World};
 
 /// Schedules of a usual run.
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 100_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())

@@ -24,6 +24,7 @@ use pangea_gateway::{Control, Gateway};
 use pangea_store::{Key, Outcome, Snapshot, Store, StoreError, Version, Write};
 use tokio::sync::{Notify, watch};
 
+use crate::dns::Dns;
 use clock::Clock;
 use durability::Exposure;
 use watchdog::Watchdog;
@@ -61,6 +62,7 @@ pub(crate) struct Driven {
     pub(crate) store: Store,
     pub(crate) pgdata: std::path::PathBuf,
     pub(crate) socket_dir: std::path::PathBuf,
+    pub(crate) dns: Option<Dns>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -234,6 +236,10 @@ impl Driver {
         self.driven.poller.set_urgent(urgent);
         // The gate closes before the server is told to go, and opens after it has come.
         if let Some(gate) = output.gate.clone() {
+            // Not before the primary takes writes: who is told of it goes there at once.
+            if let Some(dns) = self.driven.dns.as_ref().filter(|_| gate.open) {
+                dns.tell(gate.epoch, &gate.primary);
+            }
             self.set_gate(gate);
         }
         self.allow(&output).await;

@@ -6,13 +6,18 @@ mod servers;
 
 use std::time::Duration;
 
+use pangea_control::Policy;
 use pangea_lab::ClusterOptions;
 use pangea_lab::wan::{Distance, Table};
+use pangea_node::FailoverConfig;
 
 use crate::support::{Logs, run, scenarios};
 
-/// An emulated WAN that can be cut; the delay is not what is tested.
+/// An emulated WAN that can be cut; the delay is not what is tested. The primary stays where it is, whatever happens:
+/// what it does when it moves is tested elsewhere (`moving`).
 fn with_links(options: &mut ClusterOptions) {
+    let policy = Policy { automatic: false, ..Policy::default() };
+    options.failover = Some(FailoverConfig { policy, ..FailoverConfig::default() });
     let distance =
         Distance { round_trip: Duration::from_millis(10), jitter: Duration::ZERO, bandwidth: None };
     options.wan_table = Some(Table::uniform(distance));
