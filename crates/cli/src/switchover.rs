@@ -26,6 +26,9 @@ const STAGES_TIMEOUT: Duration = Duration::from_secs(120);
 /// Longest time from the request to its record in the topology.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a target that does not follow yet is waited for.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(2);
+
 pub(crate) fn run(args: &Switchover) -> anyhow::Result<Exit> {
     runtime()?.block_on(switch(args))
 }
@@ -43,15 +46,20 @@ async fn switch(args: &Switchover) -> anyhow::Result<Exit> {
     };
     let timeout_ms = args.timeout_ms;
     let request = SwitchoverRequest { to: args.to.clone(), timeout_ms, dry_run: args.dry_run };
-    let since_us = primary.now_us;
-    let answer = match request_switchover(&regions.layout, &from, &request).await {
-        Ok(answer) => answer,
-        Err(error @ HttpError::Exchange { .. }) if !args.dry_run => {
-            let text =
-                format!("it is not known whether the switchover has begun: {error}; see `pangea status`");
-            return Err(Ended::under_way(text));
+    let mut since_us = primary.now_us;
+    let patience = Instant::now() + FOLLOW_TIMEOUT;
+    let answer = loop {
+        let answer = ask(&regions, &from, &request).await?;
+        if !follows_soon(&answer) || Instant::now() >= patience {
+            break answer;
         }
-        Err(error) => return Err(error.into()),
+        sleep(POLL).await;
+        since_us = regions
+            .ask_of(std::slice::from_ref(&from))
+            .await
+            .answers()
+            .next()
+            .map_or(since_us, |now| now.now_us);
     };
     if !args.json {
         print(&checks_text(&answer));
@@ -83,6 +91,28 @@ async fn switch(args: &Switchover) -> anyhow::Result<Exit> {
         print(&report.text());
     }
     Ok(if report.reason.is_none() { Exit::Done } else { Exit::RolledBack })
+}
+
+async fn ask(
+    regions: &Regions,
+    primary: &RegionId,
+    request: &SwitchoverRequest,
+) -> anyhow::Result<SwitchoverAnswer> {
+    match request_switchover(&regions.layout, primary, request).await {
+        Err(error @ HttpError::Exchange { .. }) if !request.dry_run => {
+            let text =
+                format!("it is not known whether the switchover has begun: {error}; see `pangea status`");
+            Err(Ended::under_way(text))
+        }
+        answer => Ok(answer?),
+    }
+}
+
+/// Whether only time is needed: what the primary has heard of the target is a moment old, and right after a change of
+/// primary the target may not follow yet.
+fn follows_soon(answer: &SwitchoverAnswer) -> bool {
+    let mut failed = answer.checks.iter().filter(|check| !check.passed).peekable();
+    failed.peek().is_some() && failed.all(|check| ["target follows", "lag"].contains(&check.name.as_str()))
 }
 
 /// It was a dry run, or is refused.

@@ -64,12 +64,10 @@ async fn topology(lab: &Lab) -> Value {
 
 /// Waits until all regions are healthy, agree on the primary, and have followed it to its timeline.
 async fn settled(lab: &Lab, primary: &str) {
-    let timeline = eventually("the primary knows its timeline", async || {
-        Some(lab.cluster.status(&id(primary)).await.ok()?.position?.timeline)
-    });
-    let timeline = timeline.await;
     for entry in &lab.cluster.manifest().regions {
         eventually(&format!("{} is well and knows that {primary} is primary", entry.name), async || {
+            // Asked each time: right after the move the primary may still tell its former timeline.
+            let timeline = lab.cluster.status(&id(primary)).await.ok()?.position?.timeline;
             let status = lab.cluster.status(&entry.name).await.ok()?;
             let role = if entry.name == id(primary) { Role::Primary } else { Role::Secondary };
             let follows = status.position.map(|position| position.timeline) == Some(timeline);

@@ -14,10 +14,13 @@ pub(super) async fn go_on(lab: &Lab) {
     primary_at(lab, US).await;
     let mut sessions = everywhere(lab).await;
     sessions[0].run("CREATE TABLE work (id serial PRIMARY KEY, note text)").await;
+    for region in [EU, AP] {
+        lab.replicated(region, "SELECT to_regclass('work')").await;
+    }
     let mut statements = Vec::new();
     for session in &sessions {
         session
-            .run("SET work_mem = '7MB'; SET application_name = 'kept'; SET search_path = public, pg_temp")
+            .run("SET work_mem = '7MB'; SET application_name = 'kept'; SET search_path = pg_catalog, public")
             .await;
         session.run("PREPARE add AS INSERT INTO work (note) VALUES ($1)").await;
         statements.push(session.prepare("INSERT INTO work (note) VALUES ($1) RETURNING id").await.unwrap());
@@ -36,7 +39,7 @@ pub(super) async fn go_on(lab: &Lab) {
             session.run("EXECUTE add('by SQL')").await;
             session.expect("SHOW work_mem", "7MB").await;
             session.expect("SHOW application_name", "kept").await;
-            session.expect("SELECT current_setting('search_path')", "public, pg_temp").await;
+            session.expect("SELECT current_setting('search_path')", "pg_catalog, public").await;
             // On the primary, too, where the write goes.
             let there = "INSERT INTO work (note) SELECT current_setting('work_mem') RETURNING note";
             session.expect(there, "7MB").await;
@@ -117,6 +120,7 @@ pub(super) async fn locks_are_free_after_the_move(lab: &Lab) {
     // Whoever held it must not believe that it still does.
     let end = holder.end().await;
     assert!(end.starts_with("57P0"), "{end}");
+    let other = lab.connect(EU).await;
     other.expect("SELECT pg_try_advisory_lock(4711)", "t").await;
     other.expect("SELECT pg_advisory_unlock(4711)", "t").await;
     // A lock of a transaction ends with it, and is no tie.
