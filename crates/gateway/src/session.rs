@@ -2,6 +2,8 @@
 //!
 //! All decisions are [`pangea_session::Session`]'s; this moves bytes, opens connections and waits for it.
 
+mod home;
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -13,12 +15,12 @@ use bytes::BytesMut;
 use pangea_base::{Epoch, Position, Timeline};
 use pangea_consistency::{Reach, Setting};
 use pangea_pgwire::startup::Startup;
-use pangea_pgwire::{ErrorFields, SqlState};
+use pangea_pgwire::ErrorFields;
 use pangea_session::{Access, Environment, Leg, Session, SessionOptions};
 use pangea_sql::Batch;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use crate::buffer::{poll_drain, poll_fill};
 use crate::cancel::{CancelReceiver, CancelRegistry, CancelRequest, Registration};
@@ -31,6 +33,8 @@ use crate::position::PositionWatch;
 use crate::relay::server_lost;
 use crate::shared::Shared;
 use crate::stream::Stream;
+
+use home::{Home, PRIMARY_TIMEOUT, Reader, moving, open_home, open_reader};
 
 /// How long the statements of a client that has vanished may still run.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,9 +50,6 @@ const MOVES_SOON: u32 = 100;
 
 /// Pause before the primary is tried again.
 const PRIMARY_PAUSE: Duration = Duration::from_millis(30);
-
-/// Longest wait of a statement, or of a new client, for a primary that is away or being moved.
-const PRIMARY_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -92,25 +93,6 @@ struct Running {
     cancels: CancelReceiver,
     cancel_sender: mpsc::Sender<CancelRequest>,
     registration: Option<Registration>,
-}
-
-/// A connection to a server that serves reads.
-struct Reader {
-    stream: Stream,
-    route: Route,
-    position: Arc<PositionWatch>,
-}
-
-/// A connection to the next reader that takes one; without any, to the region's own server.
-async fn open_reader(shared: Arc<Shared>) -> io::Result<Reader> {
-    for (route, position) in shared.readers_in_turn() {
-        match route.open().await {
-            Ok(stream) => return Ok(Reader { stream, route, position }),
-            Err(error) => tracing::debug!(%error, "a reader does not take a session"),
-        }
-    }
-    let (route, position) = (shared.local_route(), shared.position.clone());
-    Ok(Reader { stream: route.open().await?, route, position })
 }
 
 /// What the session asks of the world.
@@ -249,87 +231,6 @@ pub(crate) async fn run(
         shared,
     };
     Box::pin(running.run()).await;
-}
-
-/// Where a session begins.
-struct Home {
-    access: Access,
-    epoch: Epoch,
-    reader: Reader,
-    primary_route: Route,
-    entered: Option<Entered>,
-}
-
-/// Leave to use the primary, given back when it is dropped.
-struct Entered(Option<Arc<Shared>>);
-
-impl Entered {
-    /// The session gives it back.
-    fn hand_over(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        if let Some(shared) = &self.0 {
-            shared.gate.leave();
-        }
-    }
-}
-
-/// Connects a new client to its home server. While the primary is being moved, or is away, it is waited for.
-async fn open_home(shared: &Arc<Shared>, endpoint: Endpoint) -> Result<Home, ErrorFields> {
-    let deadline = Instant::now() + PRIMARY_TIMEOUT;
-    loop {
-        let epoch = shared.gate.now().epoch;
-        let access = match endpoint {
-            Endpoint::Cluster if shared.is_primary() => Access::Primary,
-            Endpoint::Cluster => Access::Split,
-            Endpoint::Writer => Access::Primary,
-            Endpoint::Reader => Access::Local,
-        };
-        let mut entered = None;
-        if access == Access::Primary {
-            let _ = timeout_at(deadline, shared.gate.entered())
-                .await
-                .ok()
-                .filter(|got| *got)
-                .ok_or_else(moving)?;
-            entered = Some(Entered(Some(shared.clone())));
-            if shared.gate.now().epoch != epoch {
-                continue;
-            }
-        }
-        let (primary_route, local_route) = (shared.primary_route(), shared.local_route());
-        let home = if access == Access::Primary { &primary_route } else { &local_route };
-        let opened = match access {
-            Access::Local => open_reader(shared.clone()).await,
-            Access::Split | Access::Primary => {
-                let (route, position) = (local_route.clone(), shared.position.clone());
-                home.open().await.map(|stream| Reader { stream, route, position })
-            }
-        };
-        match opened {
-            Ok(reader) => return Ok(Home { access, epoch, reader, primary_route, entered }),
-            // Before the topology is known nobody can say whether there is anything to wait for.
-            Err(error) if Instant::now() >= deadline || epoch == Epoch(0) => {
-                return Err(unreachable(home, &error));
-            }
-            Err(_) => {
-                drop(entered);
-                sleep(PRIMARY_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// The error of a statement that has waited for the primary in vain.
-fn moving() -> ErrorFields {
-    let text = format!("the primary did not become available within {} s", PRIMARY_TIMEOUT.as_secs());
-    ErrorFields::error(SqlState::CANNOT_CONNECT_NOW, text)
-        .with_detail("Nothing was executed.")
-        .with_hint("Try again. `pangea status` tells which region is primary and what keeps it.")
 }
 
 fn gate_changed(shared: &Arc<Shared>) -> Pending<()> {
