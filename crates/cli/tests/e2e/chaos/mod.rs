@@ -39,7 +39,7 @@ fn options(data_dir: &std::path::Path) -> ClusterOptions {
         port_base: Some(0),
         wan: Some(WanChoice::Off),
         wan_table: Some(Table::uniform(distance)),
-        failover: FailoverConfig { lease_ttl_ms, policy },
+        failover: Some(FailoverConfig { lease_ttl_ms, policy }),
         // A power cut is not among the faults here.
         postgres_settings: vec!["fsync = off".to_owned()],
         ..ClusterOptions::new(data_dir.to_owned(), env!("CARGO_BIN_EXE_pangea").into())
