@@ -71,7 +71,9 @@ pub struct RoundReport {
     pub verdict: Verdict,
     /// Writes that were acknowledged, failed, and of unknown outcome.
     pub writes: [usize; 3],
-    /// Acknowledged rows that this round has lost, and rows that were reported.
+    /// What clients were told instead of an acknowledgement, and how often.
+    pub troubles: BTreeMap<String, usize>,
+    /// Acknowledged rows that this round has lost, and rows that it has reported.
     pub lost: [usize; 2],
     /// How the primary changed.
     pub causes: Vec<Cause>,
@@ -87,6 +89,9 @@ impl fmt::Display for RoundReport {
         write!(f, "{word} round {} {} moves {:?}, ", self.number, self.plan, self.causes)?;
         write!(f, "writes {acknowledged}+{failed}+{unknown}?, lost {lost}, reported {reported}, ")?;
         write!(f, "whole after {:.1} s", self.settled.as_secs_f64())?;
+        for (said, count) in &self.troubles {
+            write!(f, "\n        {count} times: {said}")?;
+        }
         if !self.verdict.holds() {
             write!(f, "\n{}", self.verdict)?;
             for note in &self.notes {
@@ -105,6 +110,8 @@ pub struct Chaos<'a> {
     log: Arc<Log>,
     round: u32,
     lost: BTreeSet<RowId>,
+    /// Rows that earlier rounds have reported.
+    reported: usize,
     /// Reports of before the tables were made.
     old_reports: BTreeSet<String>,
 }
@@ -115,8 +122,15 @@ impl<'a> Chaos<'a> {
     /// # Errors
     /// When the cluster does not work.
     pub async fn begin(cluster: &'a Cluster, lease: Duration) -> Result<Self, ChaosError> {
-        let (lost, old_reports) = (BTreeSet::new(), BTreeSet::new());
-        let mut chaos = Self { cluster, lease, log: Arc::new(Log::new()), round: 0, lost, old_reports };
+        let mut chaos = Self {
+            cluster,
+            lease,
+            log: Arc::new(Log::new()),
+            round: 0,
+            lost: BTreeSet::new(),
+            reported: 0,
+            old_reports: BTreeSet::new(),
+        };
         chaos.reset().await?;
         Ok(chaos)
     }
@@ -136,7 +150,7 @@ impl<'a> Chaos<'a> {
         let made = async { Session::open(&self.address(&cast.primary)).await?.rows(&counters).await };
         made.await.map_err(|trouble| ChaosError::NotReady(trouble.to_string()))?;
         self.log.writes().clear();
-        self.lost.clear();
+        (self.lost, self.reported) = (BTreeSet::new(), 0);
         self.old_reports = state::reports(self.cluster).into_keys().collect();
         Ok(())
     }
@@ -323,7 +337,12 @@ impl<'a> Chaos<'a> {
         }
         let of_round = || writes.iter().filter(|write| write.round == round);
         let count = |wanted: fn(&Outcome) -> bool| of_round().filter(|write| wanted(&write.outcome)).count();
-        let lost = [verdict.lost.difference(lost_before).count(), reported.len()];
+        let mut troubles = BTreeMap::new();
+        for write in of_round().filter(|write| write.reign().is_none()) {
+            *troubles.entry(write.said.clone()).or_default() += 1;
+        }
+        let lost = [verdict.lost.difference(lost_before).count(), reported.len() - self.reported];
+        self.reported = reported.len();
         self.lost.clone_from(&verdict.lost);
         notes.push(format!("epoch {} before, {:?} since", before.epoch.0, causes));
         RoundReport {
@@ -336,6 +355,7 @@ impl<'a> Chaos<'a> {
                 count(|outcome| *outcome == Outcome::Failed),
                 count(|outcome| *outcome == Outcome::Unknown),
             ],
+            troubles,
             lost,
             causes,
             settled,

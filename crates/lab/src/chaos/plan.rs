@@ -129,9 +129,12 @@ impl Plan {
 
     fn choose(seed: u64, rng: &mut Rng, menu: &Menu) -> Self {
         let sync = rng.percent(30);
-        let count = 1 + rng.below(2);
         let mut faults = Vec::new();
         let mut after = Duration::from_millis(300);
+        if rng.percent(20) {
+            return Self { seed, sync, faults: dies_unheard(rng, menu.lease) };
+        }
+        let count = 1 + rng.below(2);
         for _ in 0..count {
             after += rng.up_to_ms(700);
             let lasts = if rng.percent(25) { rng.up_to_ms(800) } else { menu.lease + rng.up_to_ms(3000) };
@@ -146,6 +149,23 @@ impl Plan {
         }
         Self { seed, sync, faults }
     }
+}
+
+/// The primary is cut off from the others, goes on writing, and dies: what only it has is lost.
+fn dies_unheard(rng: &mut Rng, lease: Duration) -> Vec<Timed> {
+    let after = Duration::from_millis(300) + rng.up_to_ms(700);
+    let dies = after + rng.up_to_ms(600);
+    let lasts = dies - after + lease + rng.up_to_ms(2000);
+    let end = match rng.below(4) {
+        0 => Fault::Stop(Target::Process, Part::Primary),
+        1 => Fault::StoreAway(Part::Primary),
+        2 => Fault::Kill(Target::Process, Part::Primary),
+        _ => Fault::Kill(Target::Region, Part::Primary),
+    };
+    vec![
+        Timed { after, lasts, fault: Fault::Isolate(Part::Primary) },
+        Timed { after: dies, lasts: lease * 2, fault: end },
+    ]
 }
 
 fn part(rng: &mut Rng) -> Part {
