@@ -6,7 +6,7 @@ CARGO ?= cargo
 # The development profile serves every check, so that one set of artefacts is built and shared.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
-.PHONY: help up build test lint fmt deny advisories tidy clippy doc test-rust test-clients bench-wan \
+.PHONY: help up build test lint fmt deny advisories tidy clippy doc test-rust test-clients chaos bench-wan \
 	bench-consistency clean deps-build deps-test
 
 help: ## List the targets
@@ -52,6 +52,12 @@ test-clients: deps-test ## The drivers of other languages against a running glob
 	@# The same artefacts as the tests before: a build of one package would choose other features and compile anew.
 	$(CARGO) test --locked --workspace --no-run --quiet
 	PANGEA_BIN=$(TARGET)/debug/pangea tests/clients/run
+
+# CHAOS_ROUNDS, CHAOS_SEED and CHAOS_FAULT choose: see crates/cli/tests/e2e/chaos/mod.rs.
+chaos: deps-test ## 200 rounds of faults against a cluster whose clients go on writing
+	PANGEA_CHAOS_ROUNDS=$(or $(CHAOS_ROUNDS),200) PANGEA_CHAOS_SEED=$(or $(CHAOS_SEED),1) \
+		PANGEA_CHAOS_FAULT=$(CHAOS_FAULT) \
+		$(CARGO) test --locked --workspace --test e2e -- chaos::rounds --exact --nocapture
 
 bench-wan: build ## Round trips per transaction over a 40 ms link: plain psql and through pangea
 	PANGEA_BIN=$(TARGET)/release/pangea bench/wan/run

@@ -23,6 +23,9 @@ use crate::settings::{ServerSpec, conninfo};
 /// Pause between two attempts while the primary cannot be asked.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// Letters in the name of a segment of the log: timeline and position, no suffix.
+const SEGMENT_NAME_LEN: usize = 24;
+
 /// The mark of a rewind that has begun and not ended: the directory is neither the one nor the other.
 const REWINDING: &str = "rewinding";
 
@@ -174,20 +177,29 @@ pub(crate) fn remove_unfinished(spec: &ServerSpec) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// The timeline that the server wrote last. The control file tells that of the last checkpoint, which a server that
-/// crashed soon after its promotion has not written.
+/// The timeline that the server has written or received last. The control file tells that of the last checkpoint,
+/// which a server that crashed soon after its promotion has not written, nor a standby by itself. History files tell
+/// nothing: a standby has those of timelines that it cannot follow.
 async fn last_timeline(spec: &ServerSpec) -> Result<Timeline, RecoveryError> {
     let control = control_data(&spec.bin, &spec.pgdata).await?;
     if control.state == ClusterState::ShutDown {
         return Ok(control.timeline);
     }
+    let newest =
+        newest_in_log(spec, |name| (name.len() == SEGMENT_NAME_LEN).then(|| name.get(..8)).flatten())?;
+    Ok(newest.map_or(control.timeline, |newest| control.timeline.max(newest)))
+}
+
+/// The newest timeline among the files of the log; `digits` finds it in the name of those that count.
+fn newest_in_log(
+    spec: &ServerSpec,
+    digits: impl Fn(&str) -> Option<&str>,
+) -> Result<Option<Timeline>, ServerError> {
     let log = spec.pgdata.join("pg_wal");
     let entries = std::fs::read_dir(&log).map_err(ServerError::file("read", &log))?;
-    let newest = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|name| u32::from_str_radix(name.strip_suffix(".history")?, 16).ok())
-        .max();
-    Ok(newest.map_or(control.timeline, |newest| control.timeline.max(Timeline(newest))))
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let numbers = names.filter_map(|name| u32::from_str_radix(digits(&name)?, 16).ok());
+    Ok(numbers.max().map(Timeline))
 }
 
 /// Where a timeline begins, by the server's own history file.
@@ -200,21 +212,29 @@ fn begin_of(spec: &ServerSpec, timeline: Timeline) -> Result<Option<Lsn>, Server
     }
 }
 
-/// What a running standby says of itself.
-const STANDBY_SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_get_wal_receiver() \
+/// What a running standby says of itself: the timeline that it streams, and how far it has come.
+const STANDBY_SQL: &str = "SELECT (SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver() \
      WHERE status = 'streaming'), greatest(pg_catalog.pg_last_wal_receive_lsn(), \
      pg_catalog.pg_last_wal_replay_lsn())::text";
 
-/// Whether a running standby that does not stream has received what the primary's log has not: it can never follow.
-/// When the primary cannot be asked, that is not known, and it goes on.
+/// Whether a running standby has received what the primary's log has not: it can never follow. When the primary cannot
+/// be asked, that is not known, and it goes on.
+///
+/// That it streams does not tell: it asks for the rest of the old timeline again and again, and streams what there is
+/// of it each time. But then it has the history of a newer one.
 pub(crate) async fn is_diverged(spec: &ServerSpec) -> bool {
     let ask = async {
         let client = connect(&spec.socket_dir).await.ok()?;
         let row = client.query_one(STANDBY_SQL, &[]).await.ok()?;
+        let streams = row.get::<_, Option<i32>>(0).and_then(|number| u32::try_from(number).ok());
         let received: Lsn = row.get::<_, Option<&str>>(1)?.parse().ok()?;
-        (!row.get::<_, bool>(0)).then_some(received)
+        Some((streams.map(Timeline), received))
     };
-    let Some(received) = ask.await else { return false };
+    let Some((streams, received)) = ask.await else { return false };
+    let Ok(newest) = newest_in_log(spec, |name| name.strip_suffix(".history")) else { return false };
+    if streams.is_some() && streams >= newest {
+        return false;
+    }
     let Ok(timeline) = last_timeline(spec).await else { return false };
     let source = conninfo(&spec.uplink_dir, &spec.name);
     matches!(fork_of(&source, timeline).await, Ok(Fork { lsn, .. }) if received > lsn)

@@ -331,6 +331,14 @@ impl Cluster {
         let _ = std::fs::remove_file(self.layout.admin_socket());
     }
 
+    /// The process of a region, while there is one.
+    pub(crate) fn process_id(&self, region: &RegionId) -> Option<i32> {
+        match self.process(region).ok()?.state() {
+            State::Up(pid) => Some(pid),
+            State::Down | State::Died(_) => None,
+        }
+    }
+
     fn process(&self, region: &RegionId) -> Result<&Process, ClusterError> {
         self.manifest.region(region)?;
         self.processes
@@ -433,7 +441,7 @@ fn region_names(
         if names.iter().take(index).any(|earlier| earlier == name) {
             return Err(ClusterError::Options(format!("--regions names {name} twice")));
         }
-        if ["ca", "store"].contains(&name.as_str()) {
+        if ["ca", "store", "store-ways"].contains(&name.as_str()) {
             let problem = format!("a region cannot be named {name}: that is a directory of the cluster");
             return Err(ClusterError::Options(problem));
         }
@@ -514,6 +522,7 @@ fn write_files(
     ours.private_file(&layout.manifest(), &text)?;
     ours.private_dir(&layout.ca_dir())?;
     owner.private_dir(&layout.store_dir())?;
+    make_dir(&layout.store_ways(), 0o711)?;
     let authority = authority(layout, &manifest.cluster)?;
     let password = match read_if_any(&layout.password())? {
         Some(text) => text.trim().to_owned(),
@@ -534,7 +543,8 @@ fn write_files(
         owner.private_file(&dir.join("tls/cert.pem"), &pem.cert)?;
         owner.private_file(&dir.join("tls/key.pem"), &pem.key)?;
         owner.private_file(&dir.join("initial_password"), &format!("{password}\n"))?;
-        let config = region_config(&dir, manifest, entry, wan, options, &layout.store_dir())?;
+        layout.lead_store(&entry.name)?;
+        let config = region_config(&dir, manifest, entry, wan, options, &layout.store_way(&entry.name))?;
         let text = toml::to_string(&config).map_err(|error| {
             ClusterError::Options(format!("the configuration cannot be written: {error}"))
         })?;

@@ -116,7 +116,7 @@ pub fn delete(layout: &Layout) -> Result<(), ClusterError> {
         return Err(ClusterError::Running { path: layout.data_dir().to_owned() });
     };
     let regions = manifest.regions.iter().map(|entry| layout.region(&entry.name));
-    for dir in regions.chain([layout.ca_dir(), layout.store_dir()]) {
+    for dir in regions.chain([layout.ca_dir(), layout.store_dir(), layout.store_ways()]) {
         gone(fs::remove_dir_all(&dir), &dir)?;
     }
     // The mark goes last but for the lock: a deletion that was interrupted can be repeated.

@@ -5,6 +5,7 @@
 //!            ca/{ca.pem,ca.key}    its certificate authority
 //!            password pgpass       of the role `postgres`
 //!            supervisor.lock .log  held while a supervisor runs, with its process id; its log when detached
+//!            store/ store-ways/    the embedded store; each region's way to it
 //!            admin.sock            the WAN emulator's controls
 //!            <region>/region.toml  configuration of `pangea region run`
 //!                     initial_password tls/ pgdata/ readerK/ run/ log/
@@ -77,6 +78,37 @@ impl Layout {
 
     pub(crate) fn store_dir(&self) -> PathBuf {
         self.data_dir.join("store")
+    }
+
+    /// The way of a region to the store, a link of its own: so that it can be lost to one region alone.
+    pub(crate) fn store_way(&self, region: &RegionId) -> PathBuf {
+        self.store_ways().join(region.as_str())
+    }
+
+    pub(crate) fn store_ways(&self) -> PathBuf {
+        self.data_dir.join("store-ways")
+    }
+
+    /// Lets a region reach the store.
+    pub(crate) fn lead_store(&self, region: &RegionId) -> Result<(), ClusterError> {
+        self.link_store(region, &self.store_dir())
+    }
+
+    /// Lets a region not reach the store any more: a directory that nobody may enter takes its place.
+    pub(crate) fn lead_store_astray(&self, region: &RegionId) -> Result<(), ClusterError> {
+        let closed = self.store_ways().join(".closed");
+        make_dir(&closed, 0o400)?;
+        self.link_store(region, &closed)
+    }
+
+    fn link_store(&self, region: &RegionId, target: &Path) -> Result<(), ClusterError> {
+        let (way, aside) = (self.store_way(region), self.store_ways().join(format!(".{region}.new")));
+        let link = || {
+            let _ = fs::remove_file(&aside);
+            std::os::unix::fs::symlink(target, &aside)?;
+            fs::rename(&aside, &way)
+        };
+        link().map_err(ClusterError::file("link", &way))
     }
 
     pub(crate) fn ca_dir(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 
 mod admin;
 mod certs;
+pub mod chaos;
 mod cluster;
 mod down;
 mod error;

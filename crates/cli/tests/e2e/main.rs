@@ -15,6 +15,7 @@
 )]
 
 mod bad_input;
+mod chaos;
 mod consistency;
 mod drivers;
 mod failures;

@@ -144,7 +144,7 @@ pub(crate) fn in_scratch(test: impl AsyncFnOnce(&Path)) {
 }
 
 /// A directory that the servers' user can enter, with a path short enough for sockets in it.
-fn scratch() -> TempDir {
+pub(crate) fn scratch() -> TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     tempfile::Builder::new()
         .prefix("pangea-e2e-")
@@ -153,7 +153,7 @@ fn scratch() -> TempDir {
         .unwrap()
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
