@@ -234,6 +234,9 @@ impl Controller {
             if self.topology().is_some_and(|before| before.epoch != topology.epoch) {
                 (self.handover, self.prepared, self.forced) = (None, None, None);
                 self.primary_was_at = None;
+                // A lease of an earlier epoch says nothing of this one, which may be this region's own: its claim is
+                // seen in the store before the answer to the write has come.
+                self.keeper = Keeper::default();
             }
         }
         if let Some((version, lease)) = &loaded.lease {

@@ -184,6 +184,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         server.stop().await?;
     }
     // Last: while the server stops it still writes, and needs the lease.
+    region.control.end();
     control_tasks.shutdown().await;
     status.abort();
     let _ = std::fs::remove_file(region.config.run_dir().join(STATUS_SOCKET));

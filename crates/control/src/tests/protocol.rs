@@ -209,3 +209,20 @@ fn a_fenced_primary_closes_and_says_so() {
     assert!(matches!(it.steps().last().unwrap().kind, StepKind::Fenced { .. }));
     assert!(TTL > seconds(2.5));
 }
+
+#[test]
+fn a_claim_that_is_seen_before_its_answer_has_no_lease_of_an_earlier_epoch() {
+    let (mut it, _) = holder();
+    let theirs = topology().claimed(&id("b"), Cause::Switchover, 0);
+    it.loaded(seconds(5.0), loaded((2, 3), &theirs, &lease("b", 1)));
+    it.server(standby(1, 100));
+    poll(&mut it, 5.0);
+    let own = theirs.claimed(&id("a"), Cause::Switchover, 0);
+    it.loaded(seconds(10.0), loaded((3, 4), &own, &lease("a", 1)));
+    let (_, output) = poll(&mut it, 10.0);
+    assert_eq!(
+        (output.lease_until, output.desired),
+        (None, Desired::Standby),
+        "a watchdog would kill at once"
+    );
+}

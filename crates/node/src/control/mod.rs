@@ -11,6 +11,7 @@ mod watchdog;
 pub use requests::{ControlStatus, FailoverRequest, SwitchoverAnswer};
 pub use watchdog::watch;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,8 @@ pub(crate) struct ControlPlane {
     /// What the other regions were told last, as far as they are to be told at once.
     told: Mutex<Option<PeerState>>,
     store_problem: Mutex<Option<String>>,
+    /// The process ends: what fails now fails because of that.
+    ending: AtomicBool,
 }
 
 /// What the control plane drives.
@@ -79,6 +82,7 @@ impl ControlPlane {
             news: watch::channel(0).0,
             told: Mutex::default(),
             store_problem: Mutex::default(),
+            ending: AtomicBool::new(false),
         })
     }
 
@@ -123,9 +127,14 @@ impl ControlPlane {
         }
     }
 
+    /// The process ends.
+    pub(crate) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
     fn report(&self, problem: String) {
         let mut known = lock(&self.store_problem);
-        if known.is_none() {
+        if known.is_none() && !self.ending.load(Ordering::Relaxed) {
             tracing::warn!(problem, "the store cannot be read");
         }
         *known = Some(problem);
