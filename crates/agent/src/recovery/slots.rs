@@ -2,7 +2,9 @@
 //!
 //! A slot cannot be made afterwards for log that is already written, so every database of the writable server has
 //! one, `pangea_lost_<oid>`, made right after a promotion or the creation of the database and kept at what the
-//! standbys have received. On a server in recovery these slots only hold log back: they are dropped there.
+//! standbys have received. On a server that follows a primary these slots only hold log back: they are dropped there.
+//! Not before it follows: a former primary that was fenced starts in recovery as long as nobody else is primary, and
+//! what it has may turn out to be lost.
 //!
 //! DROP DATABASE: PostgreSQL drops the *inactive* slots of a database with it and refuses (55006) only while one is
 //! active. A slot is active for the moment in which it is made or moved. For that moment we hold a lock on the
@@ -93,9 +95,11 @@ const STANDBYS_SQL: &str = "SELECT application_name, min(flush_lsn) FROM pg_stat
      WHERE state = 'streaming' AND flush_lsn IS NOT NULL AND NOT EXISTS (SELECT FROM pg_replication_slots s \
      WHERE s.active_pid = r.pid AND s.slot_type = 'logical') GROUP BY application_name";
 
-/// `LIKE` without a pattern: the underscore is one.
+/// Where the primary has all that the server has: one that has left the primary's line streams too, but never as far
+/// as it has come. `LIKE` without a pattern: the underscore is one.
 const DROP_SQL: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
-     WHERE starts_with(slot_name, 'pangea_lost_') AND NOT active";
+     WHERE starts_with(slot_name, 'pangea_lost_') AND NOT active AND EXISTS (SELECT \
+     FROM pg_stat_get_wal_receiver() WHERE status = 'streaming' AND flushed_lsn >= pg_last_wal_replay_lsn())";
 
 impl Keeper {
     /// Looks again and again until something fails.

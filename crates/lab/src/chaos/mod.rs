@@ -204,12 +204,28 @@ impl<'a> Chaos<'a> {
         let (stop, told) = watch::channel(false);
         let mut clients = self.writers(plan.seed, &told);
         let carried_out = self.carry_out(&plan, &mut clients, &mut notes).await;
+        let healed = Instant::now();
         let whole = self.wait_whole().await;
         sleep(AFTERMATH).await;
         stop.send_replace(true);
         clients.join_all().await;
         carried_out?;
-        Ok(self.judge(plan, notes, &before, sync, whole).await)
+        let tables = match whole {
+            Ok(_) => self.tables(healed).await,
+            Err(problem) => Err(problem),
+        };
+        Ok(self.judge(plan, notes, &before, sync, tables, healed.elapsed()).await)
+    }
+
+    /// What all servers hold, once they can be asked; within the time that the cluster has to be whole again.
+    async fn tables(&self, healed: Instant) -> Result<BTreeMap<RegionId, Table>, String> {
+        loop {
+            match state::tables(self.cluster, |region| self.server(region)).await {
+                Ok(tables) => return Ok(tables),
+                Err(problem) if healed.elapsed() >= SETTLE_TIMEOUT => return Err(problem),
+                Err(_) => self.wait_whole().await?,
+            };
+        }
     }
 
     fn writers(&self, seed: u64, told: &watch::Receiver<bool>) -> JoinSet<()> {
@@ -299,20 +315,13 @@ impl<'a> Chaos<'a> {
         mut notes: Vec<String>,
         before: &Newest,
         sync: bool,
-        whole: Result<Duration, String>,
+        tables: Result<BTreeMap<RegionId, Table>, String>,
+        settled: Duration,
     ) -> RoundReport {
-        let mut tables = BTreeMap::new();
-        let mut problem = None;
-        let settled = whole.unwrap_or_else(|found| {
-            problem = Some(found);
-            SETTLE_TIMEOUT
-        });
-        if problem.is_none() {
-            match state::tables(self.cluster, |region| self.server(region)).await {
-                Ok(found) => tables = found,
-                Err(found) => problem = Some(found),
-            }
-        }
+        let (tables, problem) = match tables {
+            Ok(tables) => (tables, None),
+            Err(problem) => (BTreeMap::new(), Some(problem)),
+        };
         let mut reports = state::reports(self.cluster);
         reports.retain(|name, _| !self.old_reports.contains(name));
         let reported: Vec<(String, RowId)> = reports

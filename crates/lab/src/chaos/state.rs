@@ -1,6 +1,6 @@
 //! What the cluster is like: as its regions tell, as its servers hold, as its reports say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use pangea_agent::recovery::{ChangeKind, list_reports};
@@ -16,7 +16,7 @@ use crate::Cluster;
 use crate::http::{region_control, request_change};
 
 /// Longest wait for the servers to have replayed what the primary has written.
-const REPLAY_TIMEOUT: Duration = Duration::from_secs(20);
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for another durability to be in force.
 const DURABILITY_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
@@ -50,13 +50,15 @@ pub(super) async fn causes_since(cluster: &Cluster, epoch: Epoch) -> Vec<Cause> 
     changes.into_iter().filter(|change| change.epoch > epoch).map(|change| change.cause).collect()
 }
 
-/// Whether one region takes writes and all others stream from it; the error says what is not so.
+/// Whether one region takes writes and all others stream its timeline; the error says what is not so. One that cannot
+/// follow may pass for a moment: that all hold the same ([`tables`]) proves it.
 pub(super) async fn whole(cluster: &Cluster) -> Result<(), String> {
     let newest = newest(cluster).await.ok_or_else(|| "no region answers".to_owned())?;
     if newest.topology.transition.is_some() {
         return Err("a switchover is under way".to_owned());
     }
     let mut problems = Vec::new();
+    let mut timelines = BTreeSet::new();
     for entry in &cluster.manifest().regions {
         let region = &entry.name;
         let control = match region_control(cluster.layout(), region).await {
@@ -71,8 +73,14 @@ pub(super) async fn whole(cluster: &Cluster) -> Result<(), String> {
             continue;
         };
         let well = match &own.server {
-            Server::Primary { .. } => *region == newest.primary && own.writable,
-            Server::Standby { streaming, .. } => *region != newest.primary && *streaming,
+            Server::Primary { position, .. } => {
+                timelines.insert(position.map(|position| position.timeline));
+                *region == newest.primary && own.writable
+            }
+            Server::Standby { timeline, streaming, .. } => {
+                timelines.insert(*timeline);
+                *region != newest.primary && *streaming
+            }
             Server::Down | Server::Stopped { .. } => false,
         };
         if !well {
@@ -86,6 +94,9 @@ pub(super) async fn whole(cluster: &Cluster) -> Result<(), String> {
             Ok(status) => problems.push(format!("{region}: {}", status.detail)),
             Err(error) => problems.push(format!("{region}: {error}")),
         }
+    }
+    if problems.is_empty() && timelines.len() > 1 {
+        problems.push(format!("the servers are on different timelines: {timelines:?}"));
     }
     if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
 }
