@@ -69,7 +69,7 @@ async fn fail_over(args: &Failover) -> anyhow::Result<Exit> {
         to: args.to.clone(),
         after: epoch,
     };
-    let report = watch.to_the_end(former, loss).await?;
+    let report = watch.until_the_end(former, loss).await?;
     if args.json {
         merge(&mut all, json!(report));
         merge(&mut all, json!({ "steps": watch.trail.json() }));
@@ -196,7 +196,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn to_the_end(&mut self, former: RegionId, loss: String) -> anyhow::Result<Report> {
+    async fn until_the_end(&mut self, former: RegionId, loss: String) -> anyhow::Result<Report> {
         let deadline = Instant::now() + TIMEOUT;
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
@@ -210,7 +210,7 @@ impl Watch<'_> {
                 let fork = change.timeline.zip(change.fork).map(|(_, lsn)| lsn);
                 if fork.is_some() || since.elapsed() > RECORD_TIMEOUT {
                     self.trail.show_rest();
-                    return Ok(self.report(&survey, change, took_us, former, loss));
+                    return Ok(self.report(&survey, &change, took_us, former, loss));
                 }
             } else if Instant::now() >= deadline {
                 return Err(self.late(&survey));
@@ -243,7 +243,7 @@ impl Watch<'_> {
     fn report(
         &self,
         survey: &Survey,
-        change: Change,
+        change: &Change,
         took_us: u64,
         former: RegionId,
         loss: String,

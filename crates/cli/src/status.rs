@@ -87,7 +87,7 @@ fn notes(survey: &Survey) -> Vec<(&'static str, String)> {
             match (member.drained, member.priority) {
                 (true, _) => notes.push(("drained", region.to_string())),
                 (false, 0) => {
-                    notes.push(("never primary", format!("{region}, of itself: its priority is 0")))
+                    notes.push(("never primary", format!("{region}, of itself: its priority is 0")));
                 }
                 (false, _) => {}
             }

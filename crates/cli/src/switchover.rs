@@ -81,7 +81,7 @@ async fn switch(args: &Switchover) -> anyhow::Result<Exit> {
         deadline: Instant::now() + STAGES_TIMEOUT + Duration::from_millis(timeout_ms),
         began: Instant::now(),
     };
-    let (trail, report) = watch.to_the_end().await?;
+    let (trail, report) = watch.until_the_end().await?;
     if args.json {
         let mut all = json!(report);
         merge(&mut all, ends);
@@ -210,7 +210,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn to_the_end(mut self) -> anyhow::Result<(Trail, Report)> {
+    async fn until_the_end(mut self) -> anyhow::Result<(Trail, Report)> {
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
         let ends = [self.from.clone(), self.to.clone()];

@@ -191,15 +191,7 @@ impl Cluster {
         };
         let password = write_files(&layout, &owner, &manifest, wan.as_deref(), &options)?;
         let admin = admin::start(&layout.admin_socket(), wan.clone())?;
-        let processes = manifest.regions.iter().map(|entry| {
-            let recipe = Recipe {
-                exe: options.exe.clone(),
-                config: layout.region_config(&entry.name),
-                log: layout.region_log(&entry.name),
-            };
-            (entry.name.clone(), Process::new(recipe))
-        });
-        let processes = processes.collect();
+        let processes = processes(&layout, &manifest, &options.exe);
         let cluster = Self { layout, manifest, password, processes, wan, admin, _lock: lock };
         match cluster.start_regions(options.ready_timeout, progress).await {
             Ok(()) => Ok(cluster),
@@ -345,6 +337,18 @@ impl Cluster {
             .get(region)
             .ok_or_else(|| ClusterError::NoRegion { region: region.clone(), known: String::new() })
     }
+}
+
+fn processes(layout: &Layout, manifest: &Manifest, exe: &Path) -> BTreeMap<RegionId, Process> {
+    let process = |entry: &RegionEntry| {
+        let recipe = Recipe {
+            exe: exe.to_owned(),
+            config: layout.region_config(&entry.name),
+            log: layout.region_log(&entry.name),
+        };
+        (entry.name.clone(), Process::new(recipe))
+    };
+    manifest.regions.iter().map(process).collect()
 }
 
 /// A region that is not ready yet.

@@ -238,6 +238,7 @@ impl Session {
     /// A session whose home server is connected (the primary with [`Access::Primary`], else the local one); its
     /// answer to the start-up message is the client's.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a line for each field")]
     pub fn new(options: SessionOptions) -> Self {
         let SessionOptions { access, local_startup, primary_startup } = options;
         let mut home = Link::new();
