@@ -2,15 +2,24 @@
 //!
 //! No password and no verifier is kept: each log-in asks the server, so a changed password counts at once.
 
+use std::time::Duration;
+
 use bytes::{Buf as _, BytesMut};
 use pangea_pgwire::frame::{HEADER_LEN, frontend_header};
 use pangea_pgwire::scram::{MECHANISM, NONCE_LEN, ScramError, ServerExchange, Verifier};
 use pangea_pgwire::startup::Startup;
 use pangea_pgwire::{ErrorFields, SqlState, build, message};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, sleep};
 
 use crate::admin::AdminConnection;
 use crate::stream::Stream;
+
+/// Longest wait of a new client for the region's own server.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pause before it is asked again.
+const SERVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a client does not get in.
 #[derive(Debug)]
@@ -91,12 +100,22 @@ pub(crate) async fn scram(
 }
 
 async fn look_up(admin: &AdminConnection, user: &str) -> Result<Role, Refusal> {
-    let rows = admin.query(ROLE_SQL, &[&user]).await.map_err(|error| {
-        tracing::warn!(%error, "cannot read pg_authid");
-        ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, "the region's database server is not available")
-            .with_detail("Its roles cannot be read, so nobody can be authenticated.")
-            .with_hint("Try again in a moment, or connect to another region.")
-    })?;
+    let deadline = Instant::now() + SERVER_TIMEOUT;
+    let rows = loop {
+        match admin.query(ROLE_SQL, &[&user]).await {
+            Ok(rows) => break rows,
+            // It starts again when the primary moves, and after a crash.
+            Err(_) if Instant::now() < deadline => sleep(SERVER_PAUSE).await,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read pg_authid");
+                let text = "the region's database server is not available";
+                return Err(ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+                    .with_detail("Its roles cannot be read, so nobody can be authenticated.")
+                    .with_hint("Try again in a moment, or connect to another region.")
+                    .into());
+            }
+        }
+    };
     let Some(row) = rows.first() else { return Ok(Role::Unusable("no such role")) };
     let password: Option<&str> = row.get(0);
     Ok(match (password.map(Verifier::parse), row.get(1)) {
