@@ -16,6 +16,7 @@ mod layout;
 mod manifest;
 mod ports;
 mod process;
+mod trouble;
 pub mod wan;
 
 pub use admin::{LinkChange, admin_call};

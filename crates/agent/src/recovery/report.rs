@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
-use pangea_base::{Epoch, Lsn, RegionId, Timeline};
+use pangea_base::{Civil, Epoch, Lsn, RegionId, Timeline};
 use serde::{Deserialize, Serialize};
 
 use super::error::RecoveryError;
@@ -327,64 +327,48 @@ pub(crate) fn is_id(id: &str) -> bool {
 /// The time, as RFC 3339 in UTC, in seconds.
 pub(crate) fn now() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    rfc3339(since.as_secs())
-}
-
-/// Days to a date as in "chrono-Compatible Low-Level Date Algorithms" (H. Hinnant), `civil_from_days`.
-fn rfc3339(seconds: u64) -> String {
-    let (days, of_day) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    Civil::of(since.as_secs()).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn times() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(951_827_696), "2000-02-29T12:34:56Z");
-        assert_eq!(rfc3339(1_795_000_000), "2026-11-18T11:06:40Z");
-    }
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
 
     #[test]
-    fn names_do_not_leave_the_directory() {
+    fn names_do_not_leave_the_directory() -> Outcome {
         assert!(is_id("epoch-7-eu-west-1"));
         for id in ["", ".", "..", "a/b", "../x", ".epoch-7.unfinished", "A"] {
             assert!(!is_id(id), "{id:?}");
             assert!(matches!(open_report(Path::new("/tmp"), id), Err(RecoveryError::InvalidId(_))));
         }
-        assert!(list_reports(Path::new("/nonexistent")).unwrap().is_empty());
+        assert!(list_reports(Path::new("/nonexistent"))?.is_empty());
+        Ok(())
     }
 
     #[test]
-    fn a_report_is_read_line_by_line_and_keeps_its_state() {
-        let dir = tempfile::tempdir().unwrap();
+    fn a_report_is_read_line_by_line_and_keeps_its_state() -> Outcome {
+        let dir = tempfile::tempdir()?;
         let own = dir.path().join("epoch-7-eu-west-1");
-        fs::create_dir_all(own.join(WAL_DIR)).unwrap();
+        fs::create_dir_all(own.join(WAL_DIR))?;
         let header = r#"{"format":1,"id":"epoch-7-eu-west-1","region":"eu-west-1","lost_epoch":7,"timeline":1,"fork":"0/3000060","new_primary":"us-east-1","next_xid_at_fork":747,"extracted_at":"2026-11-21T00:00:00Z","transactions":1,"changes":1,"complete":true,"notes":[]}"#;
         let line = r#"{"xid":750,"part":0,"commit_time":"2026-11-21T00:00:00Z","commit_lsn":"0/3000100","database":"app","changes":[{"table":{"schema":"public","name":"t"},"kind":"delete","key":{"id":{"type":"integer","value":"1"}},"old":null,"new":null,"old_known":false}],"decoded":true}"#;
-        fs::write(own.join(REPORT_FILE), format!("{header}\n{line}\n")).unwrap();
-        let mut report = open_report(dir.path(), "epoch-7-eu-west-1").unwrap();
-        let found: Vec<_> = report.transactions().unwrap().collect::<Result<_, _>>().unwrap();
-        assert_eq!(serde_json::to_string(&found[0]).unwrap(), line);
-        assert_eq!(serde_json::to_string(&report.header).unwrap(), header);
-        report.mark_applied().unwrap();
-        report.discard().unwrap();
-        let again = list_reports(dir.path()).unwrap().remove(0);
+        fs::write(own.join(REPORT_FILE), format!("{header}\n{line}\n"))?;
+        let mut report = open_report(dir.path(), "epoch-7-eu-west-1")?;
+        let found: Vec<_> = report.transactions()?.collect::<Result<_, _>>()?;
+        assert_eq!(serde_json::to_string(&found[0])?, line);
+        assert_eq!(serde_json::to_string(&report.header)?, header);
+        report.mark_applied()?;
+        report.discard()?;
+        let again = list_reports(dir.path())?.remove(0);
         assert_eq!(again.state, report.state);
         assert!(again.state.applied_at.is_some() && again.state.discarded_at.is_some());
         assert!(!own.join(WAL_DIR).exists() && own.join(REPORT_FILE).exists());
-        fs::write(own.join(REPORT_FILE), format!("{header}\nx\n")).unwrap();
-        let error = report.transactions().unwrap().next().unwrap().unwrap_err().to_string();
+        fs::write(own.join(REPORT_FILE), format!("{header}\nx\n"))?;
+        let error = report.transactions()?.next();
+        let error = error.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
         assert!(error.starts_with("line 2 of "), "{error}");
+        Ok(())
     }
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::record::{Outcome, Reign, RowId, Via, Write, WriterId};
 use crate::history::Rng;
+use crate::trouble::Trouble;
 
 /// Longest wait for an answer: longer than writes are held in a failover.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
@@ -75,37 +76,6 @@ impl Address {
         config.host_path(socket_dir).port(pangea_agent::SOCKET_PORT).user("postgres").dbname("postgres");
         config.application_name("chaos");
         Self(config)
-    }
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    Error(Error),
-    Silence,
-    Nonsense,
-}
-
-impl Trouble {
-    /// Whether a transaction whose commit was sent is certainly not committed: what PostgreSQL says when it rolls back
-    /// by itself. Classes 08 and 57 may come from anywhere on the way.
-    fn rolled_back(&self) -> bool {
-        let Self::Error(error) = self else { return false };
-        let code = error.code().map_or("", |code| code.code());
-        code != "40003" && ["40", "42", "25", "22", "23"].iter().any(|class| code.starts_with(class))
-    }
-}
-
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Error(error) => match error.as_db_error() {
-                Some(error) => write!(f, "{}: {}", error.code().code(), error.message()),
-                None => write!(f, "{error}"),
-            },
-            Self::Silence => write!(f, "no answer within {ANSWER_TIMEOUT:?}"),
-            Self::Nonsense => f.write_str("an answer of another form than the question"),
-        }
     }
 }
 

@@ -5,53 +5,17 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Statement};
 
 use super::{Place, Workload};
 use crate::history::operation::{Key, Seen, Version, WriteId};
+use crate::trouble::Trouble;
 
 /// Longest wait for anything. Pangea answers earlier, whatever is cut; a client would wait no longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 const SELECT: &str = "SELECT key, version, writer FROM register WHERE key";
 const UPDATE: &str = "UPDATE register SET version = version + 1, writer =";
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    /// The server, the driver or the connection says so.
-    Error(Error),
-    /// It took too long.
-    Silence,
-    /// The answer has another form than the question.
-    Nonsense,
-}
-
-impl Trouble {
-    /// The SQLSTATE, or what there is in its place.
-    pub(super) fn code(&self) -> &str {
-        match self {
-            Self::Error(error) => error.code().map_or("client", |code| code.code()),
-            Self::Silence => "silence",
-            Self::Nonsense => "nonsense",
-        }
-    }
-
-    /// Whether the transaction that this ended is certainly not committed, though its commit was sent.
-    ///
-    /// Only what PostgreSQL says when it rolls back by itself: conflicts (but for 40003, which says that it does not
-    /// know), errors of the statement, a read-only server. Classes 08 and 57 may come from anywhere on the way.
-    pub(super) fn rolled_back(&self) -> bool {
-        let code = self.code();
-        code.len() == 5 && code != "40003" && ["40", "42", "25", "22", "23"].contains(&&code[..2])
-    }
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
 
 /// How a statement is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

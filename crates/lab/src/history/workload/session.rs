@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::connection::{Connection, Protocol, Trouble};
+use super::connection::{Connection, Protocol};
 use super::{Endpoint, Recorder, Workload};
 use crate::history::operation::{Action, Key, Operation, Outcome, PlaceId, SessionId, TransactionId};
 use crate::history::rng::Rng;
+use crate::trouble::Trouble;
 
 /// Operations of one connection: so many and up to as many more.
 const OPERATIONS: u32 = 15;
