@@ -12,7 +12,7 @@ use crate::interface::{Gate, Loaded, Written};
 use crate::lease::{Keeper, Observer};
 use crate::preflight::{Check, SwitchoverRequest, preflight};
 use crate::state::{Offer, PeerState, Server};
-use crate::topology::{Cause, Policy, Topology, Transition};
+use crate::topology::{Cause, Topology, Transition};
 
 /// Steps that are remembered.
 const STEPS_MAX: usize = 64;
@@ -166,12 +166,6 @@ impl Controller {
     #[must_use]
     pub fn primary(&self) -> Option<(Epoch, RegionId)> {
         self.newest.clone()
-    }
-
-    /// What the other regions are to be told now.
-    #[must_use]
-    pub fn told(&self, now: Duration) -> Option<PeerState> {
-        self.state(now)
     }
 
     /// The region.
@@ -465,12 +459,6 @@ impl Controller {
         Ok(())
     }
 
-    /// The policy, as far as is known.
-    #[must_use]
-    pub fn policy(&self) -> Policy {
-        self.topology().map(|topology| topology.policy.clone()).unwrap_or_default()
-    }
-
     pub(crate) fn election<'a>(
         &'a self,
         topology: &'a Topology,
@@ -517,7 +505,9 @@ impl Controller {
         Some(Gate { epoch, primary, open, hold, durability })
     }
 
-    pub(crate) fn state(&self, now: Duration) -> Option<PeerState> {
+    /// What the other regions are to be told now.
+    #[must_use]
+    pub fn state(&self, now: Duration) -> Option<PeerState> {
         let (epoch, primary) = self.newest.clone()?;
         let own = self.handover.as_ref();
         let offer = own.and_then(|handover| match handover.stage {

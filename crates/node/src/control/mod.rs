@@ -162,7 +162,7 @@ impl ControlPlane {
 
 impl Control for ControlPlane {
     fn state(&self) -> Option<PeerState> {
-        self.controller().told(self.clock.now())
+        self.controller().state(self.clock.now())
     }
 
     fn asked(&self, state: PeerState) -> Option<PeerState> {

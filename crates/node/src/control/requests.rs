@@ -57,7 +57,7 @@ impl ControlPlane {
             objection: controller.objection().map(str::to_owned),
             now_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
             steps: controller.steps(),
-            own: controller.told(now),
+            own: controller.state(now),
             peers: controller.peers().cloned().collect(),
         }
     }
