@@ -100,6 +100,14 @@ pub enum ServerError {
         /// How long it was waited for.
         waited: std::time::Duration,
     },
+    /// It does not come to the end of the log that it has to have.
+    #[error("the standby has not replayed the log up to {end} within {waited:?}: it is not promoted")]
+    ReplayTimeout {
+        /// Where the last record begins.
+        end: pangea_base::Lsn,
+        /// How long it was waited for.
+        waited: std::time::Duration,
+    },
     /// The history of its timeline tells no fork.
     #[error("the history of timeline {} does not tell where it begins", timeline.0)]
     NoFork {
@@ -114,6 +122,14 @@ pub enum ServerError {
     NoData {
         /// The data directory.
         path: PathBuf,
+    },
+    /// The server does not start again, and no in-region reader can take its place.
+    #[error("no in-region reader takes the place of {path}: {reason}")]
+    NoSuccessor {
+        /// The data directory of the server.
+        path: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// A server that an earlier process left running does not stop.
     #[error(

@@ -21,6 +21,7 @@ mod rejoin;
 mod server;
 mod settings;
 mod status;
+mod successor;
 
 pub use bin::{PgBin, PgBinError, PgVersion};
 pub use error::ServerError;
@@ -30,6 +31,7 @@ pub use promote::{checkpoint, is_synchronous};
 pub use server::{Followed, Orders, Phase, Server, State};
 pub use settings::ServerSpec;
 pub use status::{ServerPosition, StatusPoller};
+pub use successor::Reader;
 
 /// The port number in the name of the socket `.s.PGSQL.5432`. No such TCP port is opened.
 pub const SOCKET_PORT: u16 = 5432;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pangea_base::Timeline;
+use pangea_base::{Lsn, Timeline};
 use pangea_control::Promotion;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Config, NoTls};
@@ -52,6 +52,23 @@ pub(crate) async fn promotion(dir: &Path) -> Result<Option<Promotion>, ServerErr
     let failed = |source| ServerError::Promote { source };
     let client = connect(dir).await.map_err(failed)?;
     Ok(ask(&client).await.map_err(failed)?.1)
+}
+
+/// Returns when the standby whose socket is in `dir` has replayed the record that begins at `end`.
+pub(crate) async fn wait_replayed(dir: &Path, end: Lsn) -> Result<(), ServerError> {
+    const PAST: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() > $1::text::pg_catalog.pg_lsn";
+    let failed = |source| ServerError::Promote { source };
+    let client = connect(dir).await.map_err(failed)?;
+    let (past, end_text) = (client.prepare(PAST).await.map_err(failed)?, end.to_string());
+    let deadline = Instant::now() + TIMEOUT;
+    while client.query_one(&past, &[&end_text]).await.map_err(failed)?.get::<_, Option<bool>>(0) != Some(true)
+    {
+        if Instant::now() >= deadline {
+            return Err(ServerError::ReplayTimeout { end, waited: TIMEOUT });
+        }
+        sleep(POLL).await;
+    }
+    Ok(())
 }
 
 async fn ask(client: &Client) -> Result<(Timeline, Option<Promotion>), tokio_postgres::Error> {

@@ -10,15 +10,15 @@ use std::time::Duration;
 use pangea_base::{Lsn, RegionId, Timeline};
 use tokio::sync::watch;
 
-use crate::create;
 use crate::error::{ServerError, chain};
 use crate::promote::connect;
 use crate::recovery::{
-    ClusterState, Extract, Extracted, Fork, RecoveryError, Rewind, control_data, extract, fork_of, rewind,
-    timeline_of,
+    ClusterState, Extract, Extracted, Fork, Log, RecoveryError, Rewind, control_data, extract, fork_of,
+    rewind, tail, timeline_of,
 };
 use crate::server::{Followed, Orders, Phase};
 use crate::settings::{ServerSpec, conninfo};
+use crate::{create, postmaster};
 
 /// Pause between two attempts while the primary cannot be asked.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -113,12 +113,13 @@ async fn put_aside(
     let followed = orders.borrow().follows.clone();
     let Some(Followed { primary, lost_epoch, .. }) = followed else { return Ok(Found::Nothing) };
     phase.send_replace(Phase::Rejoining("looking for transactions that only it has".to_owned()));
+    let Some(reports_dir) = spec.reports_dir.clone() else { return has_more(spec, timeline, fork).await };
     let region: RegionId = spec.region.clone();
     let request = Extract {
         bin: spec.bin.clone(),
         pgdata: spec.pgdata.clone(),
         private_dir: spec.socket_dir.join("alone"),
-        reports_dir: spec.reports_dir.clone(),
+        reports_dir,
         id: format!("epoch-{}-{region}", lost_epoch.0),
         region,
         lost_epoch,
@@ -144,6 +145,16 @@ async fn put_aside(
         }
     }
     Ok(Found::Diverged)
+}
+
+/// Whether its log goes on past `fork`.
+async fn has_more(spec: &ServerSpec, timeline: Timeline, fork: Lsn) -> Result<Found, RecoveryError> {
+    postmaster::stop_leftover(&spec.pgdata).await?;
+    let control = control_data(&spec.bin, &spec.pgdata).await?;
+    let dir = &spec.pgdata.join("pg_wal");
+    let log = Log { dir, timeline, from: fork, segment_bytes: control.wal_segment_bytes };
+    let more = control.timeline <= timeline && tail(&spec.bin, log).await?.last.is_some();
+    Ok(if more { Found::Diverged } else { Found::Nothing })
 }
 
 async fn rewind_to(spec: &ServerSpec, source: String) -> Result<(), RecoveryError> {
@@ -180,23 +191,23 @@ pub(crate) fn remove_unfinished(spec: &ServerSpec) -> Result<(), ServerError> {
 /// The timeline that the server has written or received last. The control file tells that of the last checkpoint,
 /// which a server that crashed soon after its promotion has not written, nor a standby by itself. History files tell
 /// nothing: a standby has those of timelines that it cannot follow.
-async fn last_timeline(spec: &ServerSpec) -> Result<Timeline, RecoveryError> {
+pub(crate) async fn last_timeline(spec: &ServerSpec) -> Result<Timeline, RecoveryError> {
     let control = control_data(&spec.bin, &spec.pgdata).await?;
     if control.state == ClusterState::ShutDown {
         return Ok(control.timeline);
     }
-    let newest =
-        newest_in_log(spec, |name| (name.len() == SEGMENT_NAME_LEN).then(|| name.get(..8)).flatten())?;
+    let newest = newest_segment(&spec.pgdata.join("pg_wal"))?;
     Ok(newest.map_or(control.timeline, |newest| control.timeline.max(newest)))
 }
 
+/// The newest timeline that a log has segments of.
+pub(crate) fn newest_segment(log: &Path) -> Result<Option<Timeline>, ServerError> {
+    newest_in_log(log, |name| (name.len() == SEGMENT_NAME_LEN).then(|| name.get(..8)).flatten())
+}
+
 /// The newest timeline among the files of the log; `digits` finds it in the name of those that count.
-fn newest_in_log(
-    spec: &ServerSpec,
-    digits: impl Fn(&str) -> Option<&str>,
-) -> Result<Option<Timeline>, ServerError> {
-    let log = spec.pgdata.join("pg_wal");
-    let entries = std::fs::read_dir(&log).map_err(ServerError::file("read", &log))?;
+fn newest_in_log(log: &Path, digits: impl Fn(&str) -> Option<&str>) -> Result<Option<Timeline>, ServerError> {
+    let entries = std::fs::read_dir(log).map_err(ServerError::file("read", log))?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let numbers = names.filter_map(|name| u32::from_str_radix(digits(&name)?, 16).ok());
     Ok(numbers.max().map(Timeline))
@@ -231,7 +242,8 @@ pub(crate) async fn is_diverged(spec: &ServerSpec) -> bool {
         Some((streams.map(Timeline), received))
     };
     let Some((streams, received)) = ask.await else { return false };
-    let Ok(newest) = newest_in_log(spec, |name| name.strip_suffix(".history")) else { return false };
+    let log = spec.pgdata.join("pg_wal");
+    let Ok(newest) = newest_in_log(&log, |name| name.strip_suffix(".history")) else { return false };
     if streams.is_some() && streams >= newest {
         return false;
     }

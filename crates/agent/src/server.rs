@@ -15,21 +15,24 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use pangea_base::{Epoch, Position, RegionId};
+use pangea_base::{Epoch, Lsn, Position, RegionId};
 use pangea_control::{Desired, Promotion};
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::{ServerError, chain};
-use crate::promote::{end_hung_standbys, promote, promotion, set_synchronous};
+use crate::promote::{end_hung_standbys, promote, promotion, set_synchronous, wait_replayed};
 use crate::recovery::{ClusterState, control_data};
 use crate::settings::ServerSpec;
+use crate::successor::{self, Reader};
 use crate::{create, postmaster, rejoin};
 
 /// Pause before the first and before later restarts.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Starts that fail one after the other before an in-region reader takes the place.
+const FAILED_STARTS_MAX: u32 = 2;
 /// How often a standby that follows another region is asked whether it can.
 const DIVERGENCE_INTERVAL: Duration = Duration::from_secs(2);
 /// A server that ran this long has recovered: the next restart is quick again.
@@ -136,14 +139,15 @@ pub(crate) struct Told {
 }
 
 impl Server {
-    /// Makes its data directory if need be, starts it and keeps it running in the role that is ordered.
+    /// Makes its data directory if need be, starts it and keeps it running in the role that is ordered. When it does
+    /// not start again, one of the `readers` takes its place.
     #[must_use]
-    pub fn start(spec: ServerSpec, orders: watch::Receiver<Orders>) -> Self {
+    pub fn start(spec: ServerSpec, orders: watch::Receiver<Orders>, readers: Vec<Reader>) -> Self {
         let (phase_tx, phase) = watch::channel(Phase::Preparing);
         let (state_tx, state) = watch::channel(State::Down);
         let (stop, stop_rx) = watch::channel(false);
         let told = Told { phase: phase_tx, state: state_tx };
-        let care = Care { spec, orders, told, stop: stop_rx };
+        let care = Care { spec, orders, told, stop: stop_rx, readers, to_replay: None };
         let task = tokio::spawn(care.run());
         Self { phase, state, stop, task }
     }
@@ -196,13 +200,22 @@ struct Care {
     orders: watch::Receiver<Orders>,
     told: Told,
     stop: watch::Receiver<bool>,
+    readers: Vec<Reader>,
+    /// Where the last record begins that it has to have before it is promoted.
+    to_replay: Option<Lsn>,
 }
 
 impl Care {
     async fn run(mut self) -> Result<(), ServerError> {
         let mut pause = RESTART_PAUSE_MIN;
         let mut ran_once = false;
+        let mut failed_starts = 0;
         loop {
+            ran_once |= self.has_run();
+            if failed_starts >= FAILED_STARTS_MAX || successor::is_gone(&self.spec, ran_once) {
+                self.replace().await;
+            }
+            failed_starts += 1;
             let began = Instant::now();
             match self.run_once().await {
                 Ok(Ended::Told) => {
@@ -210,11 +223,11 @@ impl Care {
                     return Ok(());
                 }
                 Ok(Ended::Ordered) => {
-                    pause = RESTART_PAUSE_MIN;
+                    (pause, failed_starts) = (RESTART_PAUSE_MIN, 0);
                     continue;
                 }
                 Ok(Ended::Died(status)) => {
-                    ran_once = true;
+                    (ran_once, failed_starts) = (true, 0);
                     tracing::error!(server = self.spec.name, status, "postgres died, starting it again");
                 }
                 Err(error) if ran_once || self.has_run() => {
@@ -232,6 +245,20 @@ impl Care {
             }
             pause = (pause * 2).min(RESTART_PAUSE_MAX);
         }
+    }
+
+    /// Puts an in-region reader in its place, if there is one that can take it.
+    async fn replace(&mut self) {
+        let role = self.orders.borrow().role;
+        if self.readers.is_empty() || !matches!(role, Desired::Primary | Desired::Standby) {
+            return;
+        }
+        self.told.phase.send_replace(Phase::Rejoining("an in-region reader takes its place".to_owned()));
+        match successor::succeed(&self.spec, &self.readers, role == Desired::Primary).await {
+            Ok(to_replay) => self.to_replay = to_replay,
+            Err(error) => tracing::error!(server = self.spec.name, error = chain(&error), "not replaced"),
+        }
+        self.told.phase.send_replace(Phase::Restarting);
     }
 
     /// Whether it has accepted connections since the region's process began.
@@ -325,9 +352,12 @@ impl Care {
             let primary = matches!(state, State::Primary(_));
             match role {
                 Desired::Primary if !primary => {
+                    if let Some(end) = self.to_replay {
+                        wait_replayed(&self.spec.socket_dir, end).await?;
+                    }
                     // When it does not come out of recovery it is asked again with the next start.
                     let promotion = promote(&self.spec.socket_dir).await?;
-                    state = State::Primary(Some(promotion));
+                    (state, self.to_replay) = (State::Primary(Some(promotion)), None);
                 }
                 Desired::Standby if primary => {
                     tracing::warn!(server = self.spec.name, "it must not write any more: killing it");

@@ -36,8 +36,9 @@ pub struct ServerSpec {
     pub uplink_dir: PathBuf,
     /// Its region.
     pub region: RegionId,
-    /// Directory of the reports of what was lost.
-    pub reports_dir: PathBuf,
+    /// Directory of the reports of what was lost; `None` for an in-region reader, which has nothing that its region's
+    /// server has not.
+    pub reports_dir: Option<PathBuf>,
     /// Custom settings (`pangea.…`) and their defaults.
     pub custom_settings: Vec<(String, String)>,
     /// Lines of the user, which come last.
@@ -184,7 +185,7 @@ mod tests {
             password_file: None,
             uplink_dir: uplink_dir.into(),
             region: "eu-west-1".parse().unwrap(),
-            reports_dir: "/d/eu/recovery".into(),
+            reports_dir: Some("/d/eu/recovery".into()),
             custom_settings: vec![("pangea.token".into(), "a'b".into())],
             user_settings: vec!["work_mem = '8MB'".into(), "max_connections = 300".into()],
         }

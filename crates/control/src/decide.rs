@@ -12,7 +12,7 @@ use crate::state::Server;
 use crate::topology::Transition;
 
 /// Longest wait for the checkpoint ahead of a switchover.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+pub const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for the server to shut down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a primary keeps its lease without a server. Crash recovery and restarts are to fit in.

@@ -36,6 +36,7 @@ mod writes;
 
 pub use change::TopologyChange;
 pub use controller::{Controller, Settings};
+pub use decide::PREPARE_TIMEOUT;
 pub use handover::{Step, StepKind};
 pub use interface::{Desired, Gate, Loaded, Output, StoreWrite, Written};
 pub use lease::Lease;

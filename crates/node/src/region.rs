@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg};
-use pangea_agent::{Orders, PgBin, PgBinError, Phase, Server, ServerError, ServerSpec, StatusPoller};
+use pangea_agent::{Orders, PgBin, PgBinError, Phase, Reader, Server, ServerError, ServerSpec, StatusPoller};
 use pangea_base::{Epoch, Position, RegionId};
 use pangea_control::{Desired, Member, Settings, Topology};
 use pangea_discovery::DiscoveryError;
@@ -139,20 +139,22 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let gateway = Arc::new(gateway);
     let undecided = Orders { role: Desired::Undecided, ..Orders::standby() };
     let (orders, ordered) = watch::channel(undecided);
-    let mut server = Server::start(main_spec(&config, &bin), ordered);
-    let readers: Vec<(Server, StatusPoller, String)> = reader_specs(&config, &bin)
+    let (in_region, readers): (Vec<Reader>, Vec<_>) = reader_specs(&config, &bin)
         .into_iter()
         .map(|spec| {
             let (poller, name) = (StatusPoller::start(spec.socket_dir.clone()), spec.name.clone());
-            (Server::start(spec, watch::channel(Orders::standby()).1), poller, name)
+            let (reader, server) = Reader::start(spec);
+            (reader, (server, poller, name))
         })
-        .collect();
+        .unzip();
+    let mut server = Server::start(main_spec(&config, &bin), ordered, in_region.clone());
     let poller = Arc::new(StatusPoller::start(config.run_dir()));
     let dns = Dns::start(&config).await?;
     let driven = Driven {
         dns,
         gateway: gateway.clone(),
         orders,
+        readers: in_region,
         states: server.states(),
         poller: poller.clone(),
         store: store.clone(),
@@ -290,7 +292,7 @@ fn main_spec(config: &RegionConfig, bin: &PgBin) -> ServerSpec {
         password_file: config.initial_password_file.clone(),
         uplink_dir: config.uplink_dir(),
         region: config.region.clone(),
-        reports_dir: config.data_dir.join("recovery"),
+        reports_dir: Some(config.data_dir.join("recovery")),
         custom_settings: config.read_consistency.server_settings(),
         user_settings: config.postgres_settings.clone(),
     }
@@ -302,6 +304,7 @@ fn reader_specs(config: &RegionConfig, bin: &PgBin) -> Vec<ServerSpec> {
         pgdata: reader_data_dir(config, number),
         socket_dir: reader_dir(config, number),
         log_file: config.data_dir.join("log").join(format!("reader{number}.log")),
+        reports_dir: None,
         ..main_spec(config, bin)
     };
     (1..=config.readers).map(spec).collect()
@@ -352,13 +355,13 @@ pub(crate) struct Region {
     control: Arc<ControlPlane>,
     phase: watch::Receiver<Phase>,
     poller: Arc<StatusPoller>,
-    readers: Vec<Reader>,
+    readers: Vec<ReaderView>,
     lag: Mutex<LagTracker>,
     primary_heard: Mutex<Option<(RegionId, Position, Instant)>>,
     was_ready: Mutex<bool>,
 }
 
-struct Reader {
+struct ReaderView {
     name: String,
     phase: watch::Receiver<Phase>,
     answers: watch::Receiver<Option<pangea_agent::ServerPosition>>,
@@ -377,7 +380,7 @@ impl Region {
         server: &Server,
         readers: &[(Server, StatusPoller, String)],
     ) -> Self {
-        let readers = readers.iter().map(|(server, poller, name)| Reader {
+        let readers = readers.iter().map(|(server, poller, name)| ReaderView {
             name: name.clone(),
             phase: server.phases(),
             answers: poller.answers(),
@@ -484,7 +487,7 @@ impl Region {
                 writer: listen.writer,
                 link: listen.link,
             },
-            readers: self.readers.iter().map(Reader::status).collect(),
+            readers: self.readers.iter().map(ReaderView::status).collect(),
             peers: gateway.peers.iter().map(view).collect(),
         }
     }
@@ -522,7 +525,7 @@ impl Region {
             Phase::Running if !streaming && !self.is_primary() => {
                 Some("not streaming from the primary".to_owned())
             }
-            Phase::Running => self.readers.iter().find_map(Reader::problem),
+            Phase::Running => self.readers.iter().find_map(ReaderView::problem),
             other => Some(other.to_string()),
         };
         match problem {
@@ -536,7 +539,7 @@ impl Region {
     }
 }
 
-impl Reader {
+impl ReaderView {
     fn status(&self) -> ReaderStatus {
         let answer = self.answers.borrow().clone();
         ReaderStatus {

@@ -97,7 +97,13 @@ pub async fn extract(request: Extract) -> Result<Extracted, RecoveryError> {
         return Ok(Extracted::NotDiverged);
     }
     let log = request.pgdata.join("pg_wal");
-    let tail = waldump::tail(&request.bin, &log, request.timeline, request.fork).await?;
+    let log = waldump::Log {
+        dir: &log,
+        timeline: request.timeline,
+        from: request.fork,
+        segment_bytes: control.wal_segment_bytes,
+    };
+    let tail = waldump::tail(&request.bin, log).await?;
     let mut notes = Vec::new();
     if tail.last.is_none_or(|last| last < control.checkpoint) && control.checkpoint >= request.fork {
         // What follows is known to be there and cannot be read: nobody may take this for the whole account.
@@ -210,8 +216,13 @@ impl Extraction {
             log.join(waldump::segment_name(self.request.timeline, Lsn(segment * bytes), bytes)).is_file()
         };
         let Some(from) = (first.saturating_sub(SEGMENTS_BEFORE)..=first).find(there) else { return Ok(None) };
-        let range = (Lsn((from * bytes).max(1)), self.request.fork);
-        waldump::next_xid(&self.request.bin, &log, self.request.timeline, range, self.control.next_xid).await
+        let log = waldump::Log {
+            dir: &log,
+            timeline: self.request.timeline,
+            from: Lsn((from * bytes).max(1)),
+            segment_bytes: bytes,
+        };
+        waldump::next_xid(&self.request.bin, log, self.request.fork, self.control.next_xid).await
     }
 
     async fn decode(&mut self, unfinished: &Path, next_xid: Option<u64>, learned: &mut Learned) {

@@ -47,3 +47,4 @@ pub use report::{
 };
 pub use rewind::{Fork, Rewind, Rewound, fork_of, rewind, timeline_of};
 pub use slots::keep_slots;
+pub(crate) use waldump::{Log, tail};

@@ -4,7 +4,9 @@
 //! against. It holds at most a few hundred bytes for each transaction past the fork.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -66,15 +68,45 @@ pub(crate) struct Tail {
     pub(crate) prepared: Vec<(u32, String)>,
 }
 
-/// Reads the log of `timeline` from `from` to its end. `Ok` with `last: None` when there is nothing.
-pub(crate) async fn tail(
-    bin: &PgBin,
-    wal_dir: &Path,
-    timeline: Timeline,
-    from: Lsn,
-) -> Result<Tail, RecoveryError> {
+/// A server's log from a position on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Log<'a> {
+    /// The directory of its segments.
+    pub(crate) dir: &'a Path,
+    pub(crate) timeline: Timeline,
+    pub(crate) from: Lsn,
+    pub(crate) segment_bytes: u64,
+}
+
+impl Log<'_> {
+    /// Number of the last segment that was written to, in one piece from the start; `None` when not even the first was.
+    /// Segments are made ahead, and old ones are used again: only what their first page says of itself counts.
+    pub(crate) fn last_segment(&self) -> Option<u64> {
+        let first = self.from.0 / self.segment_bytes;
+        (first..).take_while(|segment| self.is_written(*segment)).last()
+    }
+
+    /// Path of a segment.
+    pub(crate) fn segment(&self, number: u64) -> PathBuf {
+        self.dir.join(segment_name(self.timeline, Lsn(number * self.segment_bytes), self.segment_bytes))
+    }
+
+    fn is_written(&self, segment: u64) -> bool {
+        // XLogPageHeaderData: magic, flags, timeline, and from byte 8 on the page's own position.
+        let mut header = [0; 16];
+        let read = File::open(self.segment(segment)).and_then(|mut file| file.read_exact(&mut header));
+        let position = header.last_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+        read.is_ok()
+            && header.first_chunk() != Some(&[0, 0])
+            && position == Some(segment * self.segment_bytes)
+    }
+}
+
+/// Reads a log to its end. `Ok` with `last: None` when there is nothing.
+pub(crate) async fn tail(bin: &PgBin, log: Log<'_>) -> Result<Tail, RecoveryError> {
     let mut collector = Collector::default();
-    let mut command = dump(bin, wal_dir, timeline, from);
+    let Some(last) = log.last_segment() else { return Ok(collector.finish()) };
+    let mut command = dump(bin, log, Lsn((last + 1) * log.segment_bytes));
     let (success, said) = run(&mut command, |line| collector.take(line)).await?;
     let tail = collector.finish();
     // The end of a crashed server's log is an error to pg_waldump. So is a start behind the end.
@@ -85,23 +117,21 @@ pub(crate) async fn tail(
         "could not open file",
     ];
     if !success && !end.iter().any(|words| said.contains(words)) {
-        return Err(ServerError::program("pg_waldump", wal_dir, "failed".to_owned(), &said).into());
+        return Err(ServerError::program("pg_waldump", log.dir, "failed".to_owned(), &said).into());
     }
     Ok(tail)
 }
 
 /// The next transaction id at `to`, as a standby knows it that has replayed up to there: past every id that the
-/// log up to there mentions. `None` when the log from `from` on does not tell.
+/// log up to there mentions. `None` when the log does not tell.
 pub(crate) async fn next_xid(
     bin: &PgBin,
-    wal_dir: &Path,
-    timeline: Timeline,
-    (from, to): (Lsn, Lsn),
+    log: Log<'_>,
+    to: Lsn,
     near: u64,
 ) -> Result<Option<u64>, RecoveryError> {
     let (mut anchored, mut next) = (false, None::<u64>);
-    let mut command = dump(bin, wal_dir, timeline, from);
-    command.arg("-e").arg(to.to_string());
+    let mut command = dump(bin, log, to);
     let take = |line: &str| {
         let Some(record) = Record::parse(line) else { return };
         if record.lsn >= to {
@@ -143,9 +173,12 @@ pub(crate) fn segment_name(timeline: Timeline, lsn: Lsn, segment_bytes: u64) -> 
     format!("{:08X}{:08X}{:08X}", timeline.0, segment / per_id, segment % per_id)
 }
 
-fn dump(bin: &PgBin, wal_dir: &Path, timeline: Timeline, from: Lsn) -> Command {
+fn dump(bin: &PgBin, log: Log<'_>, to: Lsn) -> Command {
     let mut command = Command::new(bin.program("pg_waldump"));
-    command.arg("-p").arg(wal_dir).arg("-t").arg(timeline.0.to_string()).arg("-s").arg(from.to_string());
+    command.arg("-p").arg(log.dir).arg("-s").arg(log.from.to_string()).arg("-e").arg(to.to_string());
+    // Named, because otherwise it looks for the size of segments in any of them, and some may not be written yet.
+    command.arg(segment_name(log.timeline, log.from, log.segment_bytes));
+    command.arg(segment_name(log.timeline, Lsn(to.0.saturating_sub(1)), log.segment_bytes));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command.env("LC_ALL", "C").env("TZ", "UTC");
     command

@@ -59,7 +59,7 @@ impl Node {
             password_file: None,
             uplink_dir: PathBuf::new(),
             region: name.parse().unwrap(),
-            reports_dir: dir.join("reports"),
+            reports_dir: Some(dir.join("reports")),
             custom_settings: Vec::new(),
             user_settings: settings.map(str::to_owned).to_vec(),
         };
@@ -77,7 +77,7 @@ impl Node {
             }
         };
         let orders = Orders { role, create: true, follows: None, synchronous: String::new() };
-        let mut server = Server::start(spec, watch::channel(orders).1);
+        let mut server = Server::start(spec, watch::channel(orders).1, Vec::new());
         let mut phases = server.phases();
         tokio::select! {
             phase = phases.wait_for(|phase| *phase == Phase::Running) => drop(phase.unwrap()),

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pangea_agent::{Followed, Orders, ServerPosition, State, StatusPoller};
+use pangea_agent::{Followed, Orders, Reader, ServerPosition, State, StatusPoller};
 use pangea_base::{Epoch, RegionId};
 use pangea_control::{
-    Controller, Desired, Durability, Gate, Loaded, Output, PeerState, Server, Settings, StoreWrite, Topology,
-    TopologyChange, Written,
+    Controller, Desired, Durability, Gate, Loaded, Output, PREPARE_TIMEOUT, PeerState, Server, Settings,
+    StoreWrite, Topology, TopologyChange, Written,
 };
 use pangea_gateway::{Control, Gateway};
 use pangea_store::{Key, Outcome, Snapshot, Store, StoreError, Version, Write};
@@ -30,7 +30,7 @@ use clock::Clock;
 use durability::Exposure;
 use watchdog::Watchdog;
 
-/// Pause after the store could not be read.
+/// Pause after the store could not be read, or a checkpoint failed.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// How long one look whether the durability is in force may take.
@@ -60,6 +60,7 @@ pub(crate) struct ControlPlane {
 pub(crate) struct Driven {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) orders: watch::Sender<Orders>,
+    pub(crate) readers: Vec<Reader>,
     pub(crate) states: watch::Receiver<State>,
     pub(crate) poller: Arc<StatusPoller>,
     pub(crate) store: Store,
@@ -230,6 +231,10 @@ impl Driver {
                 .map(|topology| topology.durability);
             let follows =
                 controller.follows().map(|(epoch, primary)| followed(topology, epoch, primary, &me));
+            if let Some((epoch, primary)) = controller.primary() {
+                let followed = followed(topology, epoch, primary, &me);
+                self.driven.readers.iter().for_each(|reader| reader.follow(followed.clone()));
+            }
             let urgent = topology.is_some_and(|topology| topology.transition.is_some());
             if let Some(system) = system.filter(|_| create && output.desired == Desired::Primary) {
                 // An error means that it is tried again in a moment.
@@ -337,11 +342,16 @@ impl Driver {
         self.prepared = Some(transition);
         let (plane, dir) = (self.plane.clone(), self.driven.socket_dir.clone());
         tokio::spawn(async move {
-            match pangea_agent::checkpoint(&dir).await {
-                Ok(()) => plane.controller().prepared(transition),
-                // The switchover is rolled back when it has waited long enough.
-                Err(error) => tracing::error!(%error, "the checkpoint ahead of a switchover failed"),
+            let deadline = Instant::now() + PREPARE_TIMEOUT;
+            while let Err(error) = pangea_agent::checkpoint(&dir).await {
+                tracing::warn!(%error, "the checkpoint ahead of a switchover failed");
+                // The switchover is rolled back when it has waited that long.
+                if Instant::now() >= deadline {
+                    return;
+                }
+                tokio::time::sleep(RETRY_DELAY).await;
             }
+            plane.controller().prepared(transition);
             plane.wake.notify_one();
         });
     }

@@ -3,6 +3,7 @@
 mod etcd;
 mod failover;
 mod operators;
+mod readers;
 mod sessions;
 mod switchover;
 
@@ -53,6 +54,19 @@ fn failovers() {
             failover::by_hand_needs_the_word_for_it,
             failover::by_hand_when_the_primary_is_gone,
             failover::by_itself_when_the_primary_dies,
+        ],
+    );
+}
+
+#[test]
+fn in_region_readers() {
+    run(
+        Logs::Faults,
+        |options| options.readers = Some(1),
+        scenarios![
+            readers::takes_the_primarys_place_and_nothing_is_lost,
+            readers::takes_the_place_of_a_secondarys_server,
+            readers::readers_follow_a_failover,
         ],
     );
 }
