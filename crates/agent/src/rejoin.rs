@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use pangea_base::{Lsn, RegionId, Timeline};
 use tokio::sync::watch;
+use tokio_postgres::Config;
 
 use crate::error::{ServerError, chain};
 use crate::promote::connect;
 use crate::recovery::{
-    ClusterState, Extract, Extracted, Fork, Log, RecoveryError, Rewind, control_data, extract, fork_of,
-    rewind, tail, timeline_of,
+    ClusterState, Extract, Extracted, Fork, Log, RecoveryError, Rewind, Session, control_data, extract,
+    fork_of, parse_conninfo, rewind, segment_name, tail, timeline_of,
 };
 use crate::server::{Followed, Orders, Phase};
 use crate::settings::{ServerSpec, conninfo};
-use crate::{create, postmaster};
+use crate::{SOCKET_PORT, create, postmaster};
 
 /// Pause between two attempts while the primary cannot be asked.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -228,12 +229,22 @@ const STANDBY_SQL: &str = "SELECT (SELECT received_tli FROM pg_catalog.pg_stat_g
      WHERE status = 'streaming'), greatest(pg_catalog.pg_last_wal_receive_lsn(), \
      pg_catalog.pg_last_wal_replay_lsn())::text";
 
-/// Whether a running standby has received what the primary's log has not: it can never follow. When the primary cannot
-/// be asked, that is not known, and it goes on.
+/// How a running standby's log goes with the primary's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// It is the same.
+    Same,
+    /// It has what the primary has not: it can never follow.
+    Diverged,
+    /// The primary cannot be asked, or the standby has not come far enough.
+    Unknown,
+}
+
+/// Compares a running standby with the primary; `known` when it is known to have followed this one before.
 ///
 /// That it streams does not tell: it asks for the rest of the old timeline again and again, and streams what there is
 /// of it each time. But then it has the history of a newer one.
-pub(crate) async fn is_diverged(spec: &ServerSpec) -> bool {
+pub(crate) async fn line(spec: &ServerSpec, known: bool) -> Line {
     let ask = async {
         let client = connect(&spec.socket_dir).await.ok()?;
         let row = client.query_one(STANDBY_SQL, &[]).await.ok()?;
@@ -241,13 +252,53 @@ pub(crate) async fn is_diverged(spec: &ServerSpec) -> bool {
         let received: Lsn = row.get::<_, Option<&str>>(1)?.parse().ok()?;
         Some((streams.map(Timeline), received))
     };
-    let Some((streams, received)) = ask.await else { return false };
+    let Some((streams, received)) = ask.await else { return Line::Unknown };
     let log = spec.pgdata.join("pg_wal");
-    let Ok(newest) = newest_in_log(&log, |name| name.strip_suffix(".history")) else { return false };
-    if streams.is_some() && streams >= newest {
-        return false;
+    let Ok(newest) = newest_in_log(&log, |name| name.strip_suffix(".history")) else { return Line::Unknown };
+    match streams.filter(|_| streams >= newest) {
+        Some(_) if known => return Line::Same,
+        Some(timeline) => return compare_beginnings(spec, timeline, received).await.unwrap_or(Line::Unknown),
+        None => {}
     }
-    let Ok(timeline) = last_timeline(spec).await else { return false };
+    let Ok(timeline) = last_timeline(spec).await else { return Line::Unknown };
     let source = conninfo(&spec.uplink_dir, &spec.name);
-    matches!(fork_of(&source, timeline).await, Ok(Fork { lsn, .. }) if received > lsn)
+    match fork_of(&source, timeline).await {
+        Ok(Fork { lsn, .. }) if received > lsn => Line::Diverged,
+        _ => Line::Unknown,
+    }
+}
+
+/// Two regions that were promoted from the same timeline, each without knowing of the other, call theirs by the same
+/// number: a standby of the one streams from the other, and has a mixture of both. But the record with which a timeline
+/// begins holds the time of the promotion.
+async fn compare_beginnings(
+    spec: &ServerSpec,
+    timeline: Timeline,
+    received: Lsn,
+) -> Result<Line, RecoveryError> {
+    /// Length of that record, and a little.
+    const BEGINNING: u64 = 64;
+    let Some(began) = begin_of(spec, timeline)? else { return Ok(Line::Same) };
+    if received.0 < began.0 + BEGINNING {
+        return Ok(Line::Unknown);
+    }
+    let bytes = control_data(&spec.bin, &spec.pgdata).await?.wal_segment_bytes;
+    let (name, offset) = (segment_name(timeline, began, bytes), began.0 % bytes);
+    let length = BEGINNING.min(bytes - offset);
+    let session = |config| async move {
+        Session::open(&config, "postgres").await.map_err(RecoveryError::sql("ask how its timeline begins"))
+    };
+    let mut own = Config::new();
+    own.host_path(&spec.socket_dir).port(SOCKET_PORT).user("postgres").application_name("pangea-agent");
+    let primary = parse_conninfo(&conninfo(&spec.uplink_dir, &spec.name))?;
+    let mut beginnings = Vec::new();
+    for config in [own, primary] {
+        // NULL when that segment is no longer there.
+        let sql =
+            format!("SELECT encode(pg_read_binary_file('pg_wal/{name}', {offset}, {length}, true), 'hex')");
+        let beginning = session(config).await?.value(&sql).await;
+        beginnings.push(beginning.map_err(RecoveryError::sql("read how a timeline begins"))?);
+    }
+    let differ = matches!(beginnings.as_slice(), [Some(own), Some(primary)] if own != primary);
+    Ok(if differ { Line::Diverged } else { Line::Same })
 }

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::error::{ServerError, chain};
 use crate::promote::{end_hung_standbys, promote, promotion, set_synchronous, wait_replayed};
 use crate::recovery::{ClusterState, control_data};
+use crate::rejoin::Line;
 use crate::settings::ServerSpec;
 use crate::successor::{self, Reader};
 use crate::{create, postmaster, rejoin};
@@ -342,6 +343,8 @@ impl Care {
         };
         self.told.phase.send_replace(Phase::Running);
         let mut in_force = None;
+        // The epoch whose primary it is known to follow.
+        let mut joined = None;
         loop {
             let Orders { role, synchronous, .. } = self.orders.borrow_and_update().clone();
             // A standby has it too, so that it is in force from the moment of its promotion (ZERO-LOSS-WHEN-SYNC).
@@ -374,7 +377,12 @@ impl Care {
             let follows = state == State::Standby && self.orders.borrow().follows.is_some();
             tokio::select! {
                 () = tokio::time::sleep(DIVERGENCE_INTERVAL), if follows => {
-                    if rejoin::is_diverged(&self.spec).await {
+                    let epoch = self.orders.borrow().follows.as_ref().map(|followed| followed.epoch);
+                    let line = rejoin::line(&self.spec, joined == epoch).await;
+                    if line == Line::Same {
+                        joined = epoch;
+                    }
+                    if line == Line::Diverged {
                         tracing::warn!(server = self.spec.name, "it has received what the primary has not");
                         postmaster::stop(child).await;
                         create::unmark_standby(&self.spec.pgdata)?;

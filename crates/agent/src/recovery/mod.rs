@@ -46,5 +46,6 @@ pub use report::{
     list_reports, open_report,
 };
 pub use rewind::{Fork, Rewind, Rewound, fork_of, rewind, timeline_of};
+pub(crate) use session::{Session, parse_conninfo};
 pub use slots::keep_slots;
-pub(crate) use waldump::{Log, tail};
+pub(crate) use waldump::{Log, segment_name, tail};

@@ -73,6 +73,50 @@ pub(super) async fn by_itself_when_the_primary_dies(lab: &Lab) {
     lab.connect(US).await.run("DROP TABLE saved").await;
 }
 
+/// Two regions are promoted from the same timeline, one after the other and without knowing of each other's log.
+pub(super) async fn a_standby_of_another_line_is_noticed(lab: &Lab) {
+    primary_at(lab, US).await;
+    lab.connect(US).await.run("CREATE TABLE lines (n int)").await;
+    lab.pangea(&["policy", "--automatic", "off"]).await.ended(0);
+    for region in [EU, AP] {
+        lab.replicated(region, "SELECT count(*) FROM lines").await;
+    }
+    lab.cluster.kill_region(&id(US)).await.unwrap();
+    lab.pangea(&["failover", "--to", EU, "--allow-data-loss"]).await.ended(0);
+    lab.connect(EU).await.run("INSERT INTO lines VALUES (1)").await;
+    has_only(lab, AP, "{1}").await;
+    for region in [EU, AP] {
+        lab.cluster.kill_region(&id(region)).await.unwrap();
+    }
+    lab.cluster.start_region(&id(US)).await.unwrap();
+    eventually("the failover back is done", async || {
+        let run = lab.pangea(&["failover", "--to", US, "--allow-data-loss"]).await;
+        (run.code == Some(0)).then_some(())
+    })
+    .await;
+    lab.connect(US).await.run("INSERT INTO lines VALUES (2)").await;
+    for region in [EU, AP] {
+        lab.cluster.start_region(&id(region)).await.unwrap();
+    }
+    settled(lab, US).await;
+    for region in [US, EU, AP] {
+        has_only(lab, region, "{2}").await;
+    }
+    lab.connect(US).await.run("DROP TABLE lines").await;
+    lab.pangea(&["policy", "--automatic", "on"]).await.ended(0);
+}
+
+/// The region's own server has these rows.
+async fn has_only(lab: &Lab, region: &str, rows: &str) {
+    eventually(&format!("{region} has the rows {rows}"), async || {
+        let session = lab.at(region).try_connect().await.ok()?;
+        session.batch_execute("SET pangea.read_consistency = 'eventual'").await.ok()?;
+        let found = session.query_one("SELECT array_agg(n)::text FROM lines", &[]).await.ok()?;
+        (found.get::<_, Option<&str>>(0) == Some(rows)).then_some(())
+    })
+    .await;
+}
+
 /// The former primary comes back, and follows.
 async fn returns(lab: &Lab, former: &str, primary: &str) {
     lab.cluster.start_region(&id(former)).await.unwrap();

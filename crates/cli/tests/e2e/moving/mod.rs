@@ -54,6 +54,7 @@ fn failovers() {
             failover::by_hand_needs_the_word_for_it,
             failover::by_hand_when_the_primary_is_gone,
             failover::by_itself_when_the_primary_dies,
+            failover::a_standby_of_another_line_is_noticed,
         ],
     );
 }
