@@ -184,7 +184,8 @@ async fn clone(
 ) -> Result<(), ServerError> {
     let unfinished = Unfinished::beside(&spec.pgdata)?;
     let mut command = Command::new(spec.bin.program("pg_basebackup"));
-    command.arg("-d").arg(conninfo(uplink_dir, &spec.name));
+    // Under a name of its own: it reports what it has flushed, and must not count as a synchronous standby.
+    command.arg("-d").arg(conninfo(uplink_dir, &format!("{}-clone", spec.name)));
     command.arg("-D").arg(&unfinished.path).args(["-X", "stream", "-c", "fast"]);
     // It makes files in the target as soon as the primary has answered: that is progress to show.
     let show_progress = async {

@@ -94,14 +94,22 @@ pub enum ServerError {
         /// What it says.
         source: tokio_postgres::Error,
     },
+    /// It is asked something and does not answer.
+    #[error("the server does not answer within {waited:?}")]
+    Silent {
+        /// How long it was waited for.
+        waited: std::time::Duration,
+    },
     /// It does not come out of recovery.
-    #[error("the promoted standby is still in recovery after {waited:?}")]
+    #[error("the promoted standby is still in recovery, and has replayed nothing for {waited:?}")]
     PromoteTimeout {
         /// How long it was waited for.
         waited: std::time::Duration,
     },
     /// It does not come to the end of the log that it has to have.
-    #[error("the standby has not replayed the log up to {end} within {waited:?}: it is not promoted")]
+    #[error(
+        "the standby has not replayed the log up to {end}, and nothing for {waited:?}: it is not promoted"
+    )]
     ReplayTimeout {
         /// Where the last record begins.
         end: pangea_base::Lsn,

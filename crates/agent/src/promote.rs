@@ -14,8 +14,11 @@ use crate::error::ServerError;
 /// How often it is asked whether it has come out of recovery. The waiting form of pg_promote asks ten times a second.
 const POLL: Duration = Duration::from_millis(1);
 
-/// Longest wait for it: what was received is replayed first.
+/// Longest wait for it without any progress: what was received is replayed first, however long that takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest wait for a connection, and for each thing that is asked quickly. A server that hangs is one that is away.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The timeline that a primary writes, and the history of that.
 const PROMOTION_SQL: &str = "SELECT t.tli, pg_catalog.pg_read_file('pg_wal/' || \
@@ -33,14 +36,7 @@ pub(crate) async fn promote(dir: &Path) -> Result<Promotion, ServerError> {
     let failed = |source| ServerError::Promote { source };
     let client = connect(dir).await.map_err(failed)?;
     client.batch_execute("SELECT pg_catalog.pg_promote(false)").await.map_err(failed)?;
-    let deadline = Instant::now() + TIMEOUT;
-    let recovering = client.prepare("SELECT pg_catalog.pg_is_in_recovery()").await.map_err(failed)?;
-    while client.query_one(&recovering, &[]).await.map_err(failed)?.get(0) {
-        if Instant::now() >= deadline {
-            return Err(ServerError::PromoteTimeout { waited: TIMEOUT });
-        }
-        sleep(POLL).await;
-    }
+    follow_replay(&client, "NOT pg_catalog.pg_is_in_recovery()").await?;
     match ask(&client).await.map_err(failed)? {
         (_, Some(promotion)) => Ok(promotion),
         (timeline, None) => Err(ServerError::NoFork { timeline }),
@@ -49,26 +45,47 @@ pub(crate) async fn promote(dir: &Path) -> Result<Promotion, ServerError> {
 
 /// How the primary whose socket is in `dir` came to be so; `None` when it always was.
 pub(crate) async fn promotion(dir: &Path) -> Result<Option<Promotion>, ServerError> {
-    let failed = |source| ServerError::Promote { source };
-    let client = connect(dir).await.map_err(failed)?;
-    Ok(ask(&client).await.map_err(failed)?.1)
+    let ask = async { Ok(ask(&connect(dir).await?).await?.1) };
+    soon(ask).await
+}
+
+/// What is asked quickly, or an error.
+async fn soon<T>(asked: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, ServerError> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(answer) => answer.map_err(|source| ServerError::Promote { source }),
+        Err(_) => Err(ServerError::Silent { waited: ANSWER_TIMEOUT }),
+    }
 }
 
 /// Returns when the standby whose socket is in `dir` has replayed the record that begins at `end`.
 pub(crate) async fn wait_replayed(dir: &Path, end: Lsn) -> Result<(), ServerError> {
-    const PAST: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() > $1::text::pg_catalog.pg_lsn";
+    let client = connect(dir).await.map_err(|source| ServerError::Promote { source })?;
+    let past = format!("pg_catalog.pg_last_wal_replay_lsn() > '{end}'::pg_catalog.pg_lsn");
+    match follow_replay(&client, &past).await {
+        Err(ServerError::PromoteTimeout { waited }) => Err(ServerError::ReplayTimeout { end, waited }),
+        done => done,
+    }
+}
+
+/// Returns when `condition` is true, for as long as the server replays something now and then.
+async fn follow_replay(client: &Client, condition: &str) -> Result<(), ServerError> {
     let failed = |source| ServerError::Promote { source };
-    let client = connect(dir).await.map_err(failed)?;
-    let (past, end_text) = (client.prepare(PAST).await.map_err(failed)?, end.to_string());
-    let deadline = Instant::now() + TIMEOUT;
-    while client.query_one(&past, &[&end_text]).await.map_err(failed)?.get::<_, Option<bool>>(0) != Some(true)
-    {
-        if Instant::now() >= deadline {
-            return Err(ServerError::ReplayTimeout { end, waited: TIMEOUT });
+    let sql = format!("SELECT {condition}, pg_catalog.pg_last_wal_replay_lsn()::text");
+    let look = client.prepare(&sql).await.map_err(failed)?;
+    let (mut replayed, mut moved) = (None, Instant::now());
+    loop {
+        let row = client.query_one(&look, &[]).await.map_err(failed)?;
+        if row.get::<_, Option<bool>>(0) == Some(true) {
+            return Ok(());
+        }
+        let now: Option<String> = row.get(1);
+        if now != replayed {
+            (replayed, moved) = (now, Instant::now());
+        } else if moved.elapsed() >= TIMEOUT {
+            return Err(ServerError::PromoteTimeout { waited: TIMEOUT });
         }
         sleep(POLL).await;
     }
-    Ok(())
 }
 
 async fn ask(client: &Client) -> Result<(Timeline, Option<Promotion>), tokio_postgres::Error> {
@@ -83,32 +100,31 @@ async fn ask(client: &Client) -> Result<(Timeline, Option<Promotion>), tokio_pos
 }
 
 /// Ends the connections of standbys that hang.
-pub(crate) async fn end_hung_standbys(dir: &Path) -> Result<(), tokio_postgres::Error> {
-    connect(dir).await?.batch_execute(END_HUNG_SQL).await
+pub(crate) async fn end_hung_standbys(dir: &Path) -> Result<(), ServerError> {
+    soon(async { connect(dir).await?.batch_execute(END_HUNG_SQL).await }).await
 }
-
-/// Longest wait for a reload of the settings.
-const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sets `synchronous_standby_names`, and returns when it is in force for all commits that begin from now on.
 pub(crate) async fn set_synchronous(dir: &Path, names: &str) -> Result<(), ServerError> {
     const SHOW: &str = "SELECT pg_catalog.current_setting('synchronous_standby_names')";
-    let failed = |source| ServerError::Promote { source };
-    let client = connect(dir).await.map_err(failed)?;
-    let in_force =
-        async || Ok(client.query_one(SHOW, &[]).await.map_err(failed)?.get::<_, String>(0) == names);
-    if in_force().await? {
-        return Ok(());
-    }
-    let value = names.replace('\'', "''");
-    let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'");
-    client.batch_execute(&set).await.map_err(failed)?;
-    client.batch_execute("SELECT pg_catalog.pg_reload_conf()").await.map_err(failed)?;
-    let deadline = Instant::now() + RELOAD_TIMEOUT;
-    while !in_force().await? && Instant::now() < deadline {
-        sleep(POLL).await;
-    }
-    Ok(())
+    let set = async {
+        let client = connect(dir).await?;
+        let in_force = async || {
+            Ok::<_, tokio_postgres::Error>(client.query_one(SHOW, &[]).await?.get::<_, String>(0) == names)
+        };
+        if in_force().await? {
+            return Ok(());
+        }
+        let value = names.replace('\'', "''");
+        let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'");
+        client.batch_execute(&set).await?;
+        client.batch_execute("SELECT pg_catalog.pg_reload_conf()").await?;
+        while !in_force().await? {
+            sleep(POLL).await;
+        }
+        Ok(())
+    };
+    soon(set).await
 }
 
 /// Whether so many synchronous standbys have flushed what the server whose socket is in `dir` has written up to now.
@@ -120,7 +136,9 @@ pub async fn is_synchronous(
     standbys: u8,
     within: Duration,
 ) -> Result<bool, tokio_postgres::Error> {
-    const REACHED: &str = "SELECT count(*) >= $2 FROM pg_catalog.pg_stat_replication \
+    const REACHED: &str = "SELECT count(*) >= $2 AND \
+         pg_catalog.current_setting('synchronous_commit') IN ('on', 'remote_apply') \
+         FROM pg_catalog.pg_stat_replication \
          WHERE sync_state IN ('sync', 'quorum') AND flush_lsn >= $1::text::pg_catalog.pg_lsn";
     let client = connect(dir).await?;
     let row = client.query_one("SELECT pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await?;

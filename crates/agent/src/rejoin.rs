@@ -24,6 +24,9 @@ use crate::{SOCKET_PORT, create, postmaster};
 /// Pause between two attempts while the primary cannot be asked.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// Pause while what only this server has cannot be put aside.
+const KEEP_PAUSE: Duration = Duration::from_secs(2);
+
 /// Letters in the name of a segment of the log: timeline and position, no suffix.
 const SEGMENT_NAME_LEN: usize = 24;
 
@@ -42,24 +45,43 @@ pub(crate) async fn make_standby(
         return create::mark_standby(&spec.pgdata);
     }
     phase.send_replace(Phase::Rejoining("comparing with the primary".to_owned()));
+    let mut told = None;
     loop {
         match rejoin(spec, orders, phase).await {
-            Ok(()) => return Ok(()),
-            Err(RecoveryError::Server(error)) => return Err(error),
+            Ok(Rejoined::Standby) => return Ok(()),
+            Ok(Rejoined::Unusable(why)) => {
+                tracing::warn!(server = spec.name, why, "cannot rejoin as it is: cloning it anew");
+                return set_aside(spec);
+            }
             Err(error) if is_of_primary(&error) => {
                 phase.send_replace(Phase::WaitingForPrimary(chain(&error)));
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
+            // What only this server has is not in a report yet, so it stays (LOSS-IS-REPORTED): a full disk may get
+            // room, a program that is missing may come back.
             Err(error) => {
-                tracing::error!(
-                    server = spec.name,
-                    error = chain(&error),
-                    "cannot rejoin as it is: cloning it anew"
-                );
-                return set_aside(spec);
+                let text = chain(&error);
+                if told.as_ref() != Some(&text) {
+                    tracing::error!(
+                        server = spec.name,
+                        error = text,
+                        "what only it has cannot be put aside yet"
+                    );
+                }
+                let step = "cannot put aside what only this server has; nothing of it is lost, and it is tried again";
+                phase.send_replace(Phase::Rejoining(format!("{step}: {text}")));
+                told = Some(text);
+                tokio::time::sleep(KEEP_PAUSE).await;
             }
         }
     }
+}
+
+/// What became of a data directory.
+enum Rejoined {
+    Standby,
+    /// All that only it had is in a report, and it cannot follow: why.
+    Unusable(String),
 }
 
 /// Whether the primary could not be asked: later it may.
@@ -71,7 +93,7 @@ async fn rejoin(
     spec: &ServerSpec,
     orders: &watch::Receiver<Orders>,
     phase: &watch::Sender<Phase>,
-) -> Result<(), RecoveryError> {
+) -> Result<Rejoined, RecoveryError> {
     let source = conninfo(&spec.uplink_dir, &spec.name);
     let timeline = last_timeline(spec).await?;
     let fork = match fork_of(&source, timeline).await {
@@ -84,16 +106,24 @@ async fn rejoin(
             }
             let Some(began) = begin_of(spec, timeline)? else { return Err(error) };
             put_aside(spec, orders, phase, timeline, began, &source).await?;
-            return Err(error);
+            return Ok(Rejoined::Unusable(chain(&error)));
         }
         Err(error) => return Err(error),
     };
     match put_aside(spec, orders, phase, timeline, fork.lsn, &source).await? {
-        Found::Nothing => return Ok(create::mark_standby(&spec.pgdata)?),
+        Found::Nothing => {
+            create::mark_standby(&spec.pgdata)?;
+            return Ok(Rejoined::Standby);
+        }
         Found::Diverged => {}
     }
     phase.send_replace(Phase::Rejoining("rewinding".to_owned()));
-    rewind_to(spec, source).await
+    match rewind_to(spec, source).await {
+        Ok(()) => Ok(Rejoined::Standby),
+        Err(error @ RecoveryError::Sql { .. }) => Err(error),
+        // It may be half rewound by now.
+        Err(error) => Ok(Rejoined::Unusable(chain(&error))),
+    }
 }
 
 /// What a server has that the primary does not.

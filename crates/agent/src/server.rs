@@ -34,6 +34,8 @@ const RESTART_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Starts that fail one after the other before an in-region reader takes the place.
 const FAILED_STARTS_MAX: u32 = 2;
+/// Pause after `synchronous_standby_names` could not be set.
+const SYNCHRONOUS_PAUSE: Duration = Duration::from_millis(500);
 /// How often a standby that follows another region is asked whether it can.
 const DIVERGENCE_INTERVAL: Duration = Duration::from_secs(2);
 /// A server that ran this long has recovered: the next restart is quick again.
@@ -216,7 +218,6 @@ impl Care {
             if failed_starts >= FAILED_STARTS_MAX || successor::is_gone(&self.spec, ran_once) {
                 self.replace().await;
             }
-            failed_starts += 1;
             let began = Instant::now();
             match self.run_once().await {
                 Ok(Ended::Told) => {
@@ -232,6 +233,7 @@ impl Care {
                     tracing::error!(server = self.spec.name, status, "postgres died, starting it again");
                 }
                 Err(error) if ran_once || self.has_run() => {
+                    failed_starts += u32::from(matches!(error, ServerError::NotStarted { .. }));
                     let error = chain(&error);
                     tracing::error!(server = self.spec.name, error, "postgres does not start again");
                 }
@@ -250,12 +252,21 @@ impl Care {
 
     /// Puts an in-region reader in its place, if there is one that can take it.
     async fn replace(&mut self) {
-        let role = self.orders.borrow().role;
-        if self.readers.is_empty() || !matches!(role, Desired::Primary | Desired::Standby) {
+        let (role, follows) = {
+            let orders = self.orders.borrow();
+            (orders.role, orders.follows.is_some())
+        };
+        let pgdata = &self.spec.pgdata;
+        // A former primary may have what nobody else has: it is compared first (LOSS-IS-REPORTED).
+        let compared = !follows || !pgdata.exists() || create::is_standby(pgdata);
+        let replaced = role == Desired::Primary || role == Desired::Standby && compared;
+        if self.readers.is_empty() || !replaced {
             return;
         }
         self.told.phase.send_replace(Phase::Rejoining("an in-region reader takes its place".to_owned()));
-        match successor::succeed(&self.spec, &self.readers, role == Desired::Primary).await {
+        let synchronous = !self.orders.borrow().synchronous.is_empty();
+        let whole = role == Desired::Primary || synchronous;
+        match successor::succeed(&self.spec, &self.readers, whole).await {
             Ok(to_replay) => self.to_replay = to_replay,
             Err(error) => tracing::error!(server = self.spec.name, error = chain(&error), "not replaced"),
         }
@@ -347,12 +358,12 @@ impl Care {
         let mut joined = None;
         loop {
             let Orders { role, synchronous, .. } = self.orders.borrow_and_update().clone();
+            let primary = matches!(state, State::Primary(_));
             // A standby has it too, so that it is in force from the moment of its promotion (ZERO-LOSS-WHEN-SYNC).
             if in_force.as_ref() != Some(&synchronous) {
-                set_synchronous(&self.spec.socket_dir, &synchronous).await?;
-                in_force = Some(synchronous);
+                let goes_on = primary || role != Desired::Primary;
+                in_force = self.synchronise(synchronous, goes_on).await?;
             }
-            let primary = matches!(state, State::Primary(_));
             match role {
                 Desired::Primary if !primary => {
                     if let Some(end) = self.to_replay {
@@ -368,6 +379,8 @@ impl Care {
                     return Ok(Ended::Ordered);
                 }
                 Desired::Stopped => {
+                    // From now on it is no primary, whatever becomes of the order to stop.
+                    self.told.state.send_replace(State::Down);
                     self.shut_down(child).await;
                     return Ok(Ended::Ordered);
                 }
@@ -376,6 +389,7 @@ impl Care {
             self.told.state.send_replace(state);
             let follows = state == State::Standby && self.orders.borrow().follows.is_some();
             tokio::select! {
+                () = tokio::time::sleep(SYNCHRONOUS_PAUSE), if in_force.is_none() => {}
                 () = tokio::time::sleep(DIVERGENCE_INTERVAL), if follows => {
                     let epoch = self.orders.borrow().follows.as_ref().map(|followed| followed.epoch);
                     let line = rejoin::line(&self.spec, joined == epoch).await;
@@ -398,6 +412,20 @@ impl Care {
                 }
                 () = changed(&mut self.orders) => {}
             }
+        }
+    }
+
+    /// Sets `synchronous_standby_names`. A server that may go on without (`goes_on`) does, and the topology does not say
+    /// that the durability is in force: `None`.
+    async fn synchronise(&self, names: String, goes_on: bool) -> Result<Option<String>, ServerError> {
+        match set_synchronous(&self.spec.socket_dir, &names).await {
+            Ok(()) => Ok(Some(names)),
+            Err(error) if goes_on => {
+                let error = chain(&error);
+                tracing::warn!(server = self.spec.name, error, "the durability is not in force yet");
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 

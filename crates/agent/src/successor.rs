@@ -96,12 +96,13 @@ impl<E: Into<RecoveryError>> From<E> for Failed {
     }
 }
 
-/// Puts the most advanced reader in the place of the server, which does not run. With `writes` nothing that the server
-/// has flushed may be missing; returns where the last record begins that has to be replayed before it is promoted.
+/// Puts the most advanced reader in the place of the server, which does not run. With `whole` nothing that the server
+/// has flushed may be missing: it was primary, or it has acknowledged commits of a primary that waits for them. Returns
+/// where the last record begins that has to be replayed before it is promoted.
 pub(crate) async fn succeed(
     spec: &ServerSpec,
     readers: &[Reader],
-    writes: bool,
+    whole: bool,
 ) -> Result<Option<Lsn>, ServerError> {
     postmaster::kill_leftover(&spec.pgdata).await;
     let refused = |reason| ServerError::NoSuccessor { path: spec.pgdata.clone(), reason };
@@ -116,7 +117,7 @@ pub(crate) async fn succeed(
         let failed = spec.pgdata.with_extension("failed");
         let left = if spec.pgdata.exists() { &spec.pgdata } else { &failed };
         let last =
-            if writes { Some(complete(&reader.spec, &left.join("pg_wal"), replayed).await?) } else { None };
+            if whole { Some(complete(&reader.spec, &left.join("pg_wal"), replayed).await?) } else { None };
         take_over(spec, &failed, &reader.spec.pgdata)?;
         Ok(last)
     };

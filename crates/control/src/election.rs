@@ -31,11 +31,13 @@ pub(crate) struct Election<'a> {
     pub(crate) hears_primary: bool,
 }
 
-/// How advanced a standby is: what it has received, not what it has replayed, since a promotion replays the rest.
+/// How advanced a standby is: what it has received, not what it has replayed, since a promotion replays the rest. One
+/// that has just started and still replays what it has on disk does not know it (`pg_last_wal_receive_lsn` is NULL
+/// until then), and what it has replayed says nothing.
 pub(crate) fn progress(server: &Server) -> Option<(Timeline, Lsn)> {
     match server {
-        Server::Standby { timeline: Some(timeline), received, replayed, .. } => {
-            Some((*timeline, (*received).max(*replayed)?))
+        Server::Standby { timeline: Some(timeline), received: Some(received), replayed, .. } => {
+            Some((*timeline, replayed.map_or(*received, |replayed| replayed.max(*received))))
         }
         Server::Primary { position: Some(position), .. } | Server::Stopped { checkpoint: position } => {
             Some((position.timeline, position.lsn))
@@ -158,8 +160,8 @@ impl Election<'_> {
             .filter_map(|(_, state)| progress(&state.server))
             .collect();
         let needed = (all + 1).saturating_sub(usize::from(regions));
-        if compared.len() + 1 < needed {
-            let heard = compared.len() + 1;
+        let heard = compared.len() + usize::from(secondaries(&self.me));
+        if heard < needed {
             return Err(format!(
                 "{heard} of {all} secondary regions are heard of, and the write may be on any {regions} of them: \
                  {needed} are needed"
@@ -171,6 +173,9 @@ impl Election<'_> {
         Ok("every acknowledged write is on a region that was asked, and none has more than this one")
     }
 
+    /// Longest back-off, in seconds: nobody waits for a day.
+    const BACK_OFF_MAX_S: u64 = 24 * 3600;
+
     /// How long to wait because failovers have been frequent.
     pub(crate) fn back_off(&self, wall: u64) -> Duration {
         let policy = &self.topology.policy;
@@ -180,6 +185,7 @@ impl Election<'_> {
         });
         let count = u32::try_from(recent.count()).unwrap_or(u32::MAX);
         let Some(surplus) = count.checked_sub(policy.flap_limit) else { return Duration::ZERO };
-        Duration::from_secs(policy.flap_back_off_s.saturating_mul(1 << surplus.min(6)))
+        let seconds = policy.flap_back_off_s.saturating_mul(1 << surplus.min(6));
+        Duration::from_secs(seconds.min(Self::BACK_OFF_MAX_S))
     }
 }

@@ -383,7 +383,9 @@ impl Running {
         self.advance();
         self.suit_access();
         self.open_what_is_wanted();
-        let waits = self.session.waits_for_primary() || self.session.refusals() > 0;
+        // Once it is open, statements are under way: what becomes of them only its answer or its loss tells.
+        let refused = self.session.refusals() > 0 && self.primary.is_none();
+        let waits = self.session.waits_for_primary() || refused;
         if !waits {
             self.blocked = None;
         } else if self.blocked.is_none() {

@@ -132,7 +132,8 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let stop = stop_signal(options.stop_with).map_err(NodeError::Process)?;
     let bin = PgBin::find(config.pg_bin.as_deref())?;
     let store = Store::open(&config.store).await?;
-    let control = ControlPlane::new(control_settings(&config));
+    let has_data = config.pgdata().join("PG_VERSION").exists();
+    let control = ControlPlane::new(control_settings(&config), has_data);
     let gateway = Gateway::start(gateway_config(&config), control.clone())
         .await
         .map_err(|source| NodeError::Gateway { region: config.region.clone(), source })?;
@@ -175,6 +176,12 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         () = stop.notified() => Ok(()),
         ended = server.ended() => ended,
         () = region.follow_lag() => Ok(()),
+        // They end by a panic only, which the hook has reported. Nobody would renew the lease, or notice its end: what
+        // the watchdog does when this process is gone is right.
+        Some(_) = control_tasks.join_next() => {
+            tracing::error!("the control plane has failed: the region's process ends at once");
+            std::process::abort();
+        }
     };
     tracing::info!(region = %region.config.region, "stopping");
     functions.abort();
@@ -336,7 +343,9 @@ fn control_settings(config: &RegionConfig) -> Settings {
         // Two processes of a region do not begin in one nanosecond.
         process: u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX),
         ttl: Duration::from_millis(config.failover.lease_ttl_ms),
-        bootstrap: (config.region == config.primary).then_some(topology),
+        // Data of a standby: the cluster exists, and its primary was elsewhere.
+        bootstrap: (config.region == config.primary && !config.pgdata().join("standby.signal").exists())
+            .then_some(topology),
     }
 }
 

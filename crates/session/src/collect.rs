@@ -411,7 +411,7 @@ impl Session {
                 self.forgets_lost |= name == "pangea.token" && value.is_none();
                 // Roles, configurations, encodings: what is set may be something that the session has just made.
                 unit.reads |= !own::is_own(&name);
-                unit.sets_own |= own::is_own(&name) || name.is_empty();
+                unit.sets_own |= own::is_own(&name) || own::is_guarded(&name) || name.is_empty();
                 let waits = value.as_deref().is_some_and(is_synchronous);
                 let synchronous = name != "synchronous_commit" && !name.is_empty() || waits;
                 self.set_async |= !(*local || synchronous);

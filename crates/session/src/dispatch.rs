@@ -123,6 +123,7 @@ impl Session {
     fn enter(&mut self, environment: &mut impl Environment) -> bool {
         // What goes on there is let end; but a session that would never be idle must not go on for ever.
         let begins = !matches!(self.transaction, Transaction::Primary) || self.begin.is_some();
+        self.commits_elsewhere = environment.commits_elsewhere();
         if self.entered && !(self.primary_held && begins) {
             return true;
         }
@@ -344,6 +345,9 @@ impl Session {
 
     pub(crate) fn send(&mut self, leg: Leg, mut unit: Unit) {
         self.open(leg);
+        if leg == Leg::Primary {
+            self.guard_commits();
+        }
         self.apply_settings(leg);
         let was_local = matches!(self.transaction, Transaction::Local(_));
         if was_local && leg == Leg::Primary {
@@ -385,6 +389,17 @@ impl Session {
             self.in_flight.push_back(unit);
         }
         self.ask_position(leg);
+    }
+
+    /// Sees to it that commits wait for other regions where they have to (ZERO-LOSS-WHEN-SYNC).
+    fn guard_commits(&mut self) {
+        let begins = !matches!(self.transaction, Transaction::Primary) || self.begin_due;
+        if self.commits_elsewhere && begins && self.in_flight.is_empty() && !self.primary.guarded {
+            let mut wire = BytesMut::new();
+            build::query(&mut wire, own::GUARD_SQL);
+            self.send_hidden(Leg::Primary, &wire, Expect::Replay);
+            self.primary.guarded = true;
+        }
     }
 
     /// Whether what the local server refuses may run on the primary.

@@ -141,7 +141,9 @@ impl Session {
     /// Asks for the settings when a unit may have changed them.
     pub(crate) fn refresh_settings(&mut self, leg: Leg, unit: &Unit, rolls_back: bool, status: u8) {
         let undone = unit.ends_transaction || rolls_back || unit.errored;
-        self.settings_due |= unit.sets_own || (self.set_in_transaction && undone);
+        let changed = unit.sets_own || (self.set_in_transaction && undone);
+        self.settings_due |= changed;
+        self.primary.guarded &= !changed;
         self.set_in_transaction = status != b'I' && (self.set_in_transaction || unit.sets_own);
         // A query sent behind these would become part of what follows them; a failed transaction answers nothing.
         let in_the_way =

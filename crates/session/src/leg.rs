@@ -74,6 +74,8 @@ pub(crate) struct Link {
     pub(crate) rest_passes: bool,
     /// Number of the newest setting that it has.
     pub(crate) applied: u64,
+    /// [`crate::own::GUARD_SQL`] was run on it since its settings may have changed.
+    pub(crate) guarded: bool,
     /// Error of something that the session ran for itself, to be shown instead of its consequence.
     pub(crate) hidden_error: Option<Bytes>,
     /// The first values of the rows in the answer under way; empty for NULL.
@@ -91,6 +93,7 @@ impl Link {
             rest: 0,
             rest_passes: false,
             applied: 0,
+            guarded: false,
             hidden_error: None,
             values: Vec::new(),
             key: None,

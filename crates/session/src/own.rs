@@ -27,6 +27,13 @@ pub(crate) const SETTINGS_SQL: &str = "SHOW pangea.read_consistency; SHOW pangea
 pub(crate) const PRIMARY_SQL: &str = "SHOW synchronous_commit; SELECT \
      pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8)";
 
+/// Run on the primary before a session's first statement there while commits wait for other regions: roles, databases
+/// and start-up options may have made commits that do not wait, or hide the warning that one has stopped to wait.
+pub(crate) const GUARD_SQL: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'on', false) \
+     WHERE pg_catalog.current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); \
+     SELECT pg_catalog.set_config('client_min_messages', 'warning', false) \
+     WHERE pg_catalog.current_setting('client_min_messages') = 'error'";
+
 /// Number of answers of [`START_SQL`] before those of [`SETTINGS_SQL`].
 pub(crate) const START_FACTS: usize = 4;
 
@@ -101,12 +108,24 @@ impl Refusals {
 /// The setting with which a session says what its commits wait for.
 const SYNCHRONOUS_COMMIT: &str = "synchronous_commit";
 
-/// Whether commits with this value wait until another region has flushed them.
-fn waits_elsewhere(value: &str) -> bool {
-    matches!(
-        value.to_ascii_lowercase().as_str(),
-        "on" | "remote_apply" | "true" | "yes" | "1" | "t" | "tr" | "tru" | "y" | "ye"
-    )
+/// The setting that may hide the warning that a commit has stopped to wait.
+const CLIENT_MIN_MESSAGES: &str = "client_min_messages";
+
+/// Whether [`GUARD_SQL`] is about a setting.
+pub(crate) fn is_guarded(name: &str) -> bool {
+    name == SYNCHRONOUS_COMMIT || name == CLIENT_MIN_MESSAGES
+}
+
+/// Whether commits with this value wait until another region has flushed them, and say so when they do not.
+fn waits_elsewhere(name: &str, value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    match name {
+        SYNCHRONOUS_COMMIT => matches!(
+            value.as_str(),
+            "on" | "remote_apply" | "true" | "yes" | "1" | "t" | "tr" | "tru" | "y" | "ye"
+        ),
+        _ => value != "error",
+    }
 }
 
 /// What a statement's rewriting has to know.
@@ -132,7 +151,7 @@ pub(crate) fn rewrite(text: &str, batch: &Batch, seen: Seen, refusals: &mut Refu
                 rewrite_set(part, name, *local, value.as_deref(), refusals)
             }
             Effect::Set { name, value: Some(value), .. }
-                if seen.commits_elsewhere && name == SYNCHRONOUS_COMMIT && !waits_elsewhere(value) =>
+                if seen.commits_elsewhere && is_guarded(name) && !waits_elsewhere(name, value) =>
             {
                 let text = format!("cannot set parameter \"{name}\" to \"{value}\"");
                 let error = ErrorFields::error(SqlState::INSUFFICIENT_PRIVILEGE, text)

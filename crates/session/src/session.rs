@@ -198,6 +198,8 @@ pub struct Session {
     pub(crate) read: ReadSettings,
     /// They may have changed, and the server is to be asked.
     pub(crate) settings_due: bool,
+    /// Commits are to be on other regions before they are acknowledged.
+    pub(crate) commits_elsewhere: bool,
     /// They were changed in the open transaction: its end may change them back.
     pub(crate) set_in_transaction: bool,
     pub(crate) refusals: Refusals,
@@ -292,6 +294,7 @@ impl Session {
             listening: false,
             read: ReadSettings::default(),
             settings_due: false,
+            commits_elsewhere: false,
             set_in_transaction: false,
             refusals: Refusals::default(),
             asked: false,

@@ -168,7 +168,7 @@ pub async fn apply(
             .run()
             .await?;
     }
-    if !options.dry_run {
+    if !options.dry_run && options.transactions.is_none() {
         report.mark_applied()?;
     }
     Ok(applied)

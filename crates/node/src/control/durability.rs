@@ -10,6 +10,9 @@ use crate::lag::LagTracker;
 /// How far below its bound the lag must be before commits stop to wait: else they would start and stop at every moment.
 const RELIEF: u32 = 2;
 
+/// In the place of standbys where none counts. No region has such a name.
+const NOBODY: &str = "no secondary region";
+
 /// What a primary knows of how much would be lost with it.
 #[derive(Debug, Default)]
 pub(crate) struct Exposure {
@@ -20,14 +23,20 @@ pub(crate) struct Exposure {
 }
 
 impl Exposure {
-    /// Whether commits have to wait because every secondary is further behind than `bound`.
+    /// Whether commits have to wait because every secondary that counts is further behind than the bound of the
+    /// durability, if it has one.
     pub(crate) fn exceeds<'a>(
         &mut self,
         now: Instant,
         own: &Server,
+        topology: Option<&Topology>,
         peers: impl Iterator<Item = &'a PeerState>,
-        bound: Duration,
     ) -> bool {
+        let Some(topology) = topology else { return false };
+        let Durability::Bounded { seconds } = topology.durability else { return false };
+        let bound = Duration::from_secs(u64::from(seconds));
+        let counts = |peer: &&PeerState| topology.members.get(&peer.region).is_some_and(|m| !m.drained);
+        let peers = peers.filter(counts);
         let Server::Primary { position: Some(own), .. } = own else { return self.waits };
         self.written.hear(now, own.lsn);
         let received = peers.filter_map(|peer| match &peer.server {
@@ -61,7 +70,11 @@ pub(crate) fn synchronous(topology: &Topology, me: &RegionId, exceeds: bool) -> 
         Durability::Sync { regions } => regions,
     };
     let others = topology.members.iter().filter(|(region, member)| *region != me && !member.drained);
-    let names: Vec<String> = others.map(|(region, _)| format!("\"{region}\"")).collect();
+    let mut names: Vec<String> = others.map(|(region, _)| format!("\"{region}\"")).collect();
+    if names.is_empty() {
+        // Commits wait, as they are ordered to: an empty list is no valid setting.
+        names.push(format!("\"{NOBODY}\""));
+    }
     format!("ANY {count} ({})", names.join(", "))
 }
 

@@ -54,6 +54,8 @@ pub(crate) struct ControlPlane {
     store_problem: Mutex<Option<String>>,
     /// The process ends: what fails now fails because of that.
     ending: AtomicBool,
+    /// The region has data, and does not make the cluster: an empty store is not that of its cluster.
+    expects_topology: bool,
 }
 
 /// What the control plane drives.
@@ -74,8 +76,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ControlPlane {
-    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings, has_data: bool) -> Arc<Self> {
         Arc::new(Self {
+            expects_topology: has_data && settings.bootstrap.is_none(),
             controller: Mutex::new(Controller::new(settings)),
             clock: Clock,
             wake: Notify::new(),
@@ -109,6 +112,13 @@ impl ControlPlane {
         loop {
             match store.load().await {
                 Ok(snapshot) => match read(&snapshot) {
+                    Ok(loaded) if self.expects_topology && loaded.topology.is_none() => {
+                        self.report(
+                            "the store is empty, but this region has data of a cluster: restore the store, or name \
+                             the right one"
+                                .to_owned(),
+                        );
+                    }
                     Ok(loaded) => {
                         self.controller().loaded(self.clock.now(), loaded);
                         *lock(&self.store_problem) = None;
@@ -217,13 +227,7 @@ impl Driver {
             let system = answer.and_then(|answer| answer.system);
             let topology = controller.topology();
             let create = topology.is_some_and(|topology| topology.system.is_none());
-            let exceeds = match topology.map(|topology| topology.durability) {
-                Some(Durability::Bounded { seconds }) => {
-                    let bound = Duration::from_secs(u64::from(seconds));
-                    self.exposure.exceeds(Instant::now(), &server, controller.peers(), bound)
-                }
-                _ => false,
-            };
+            let exceeds = self.exposure.exceeds(Instant::now(), &server, topology, controller.peers());
             let synchronous = topology.map(|topology| durability::synchronous(topology, &me, exceeds));
             let synchronous = synchronous.unwrap_or_else(|| self.driven.orders.borrow().synchronous.clone());
             let unconfirmed = topology
@@ -256,7 +260,7 @@ impl Driver {
             }
             self.set_gate(gate);
         }
-        self.allow(&output).await;
+        self.allow(&output, state).await;
         self.driven.orders.send_if_modified(|known| {
             let news = *known != orders;
             *known = orders;
@@ -284,7 +288,12 @@ impl Driver {
         self.confirming = Some(tokio::spawn(async move {
             let in_force = match durability {
                 Durability::Sync { regions } => {
-                    pangea_agent::is_synchronous(&dir, regions, CONFIRM_TIMEOUT).await.unwrap_or(false)
+                    let confirmed = async || {
+                        pangea_agent::is_synchronous(&dir, regions, CONFIRM_TIMEOUT).await.unwrap_or(false)
+                    };
+                    // The checkpointer is what makes commits wait, and in the middle of a checkpoint it takes no notice
+                    // of new settings: after one that has begun since, it has.
+                    confirmed().await && pangea_agent::checkpoint(&dir).await.is_ok() && confirmed().await
                 }
                 // From now on it is watched; what was before is as it was.
                 Durability::Async | Durability::Bounded { .. } => true,
@@ -301,8 +310,14 @@ impl Driver {
     }
 
     /// Tells the watchdog until when the server may write.
-    async fn allow(&mut self, output: &Output) {
+    async fn allow(&mut self, output: &Output, state: State) {
         let until = output.lease_until;
+        // Another region is primary, and this one's server does not know yet: the limit that it had stays.
+        if until.is_none() && matches!(state, State::Primary(_)) {
+            return;
+        }
+        let until =
+            until.filter(|_| output.desired == Desired::Primary || matches!(state, State::Primary(_)));
         if until.is_some() && self.watchdog.as_mut().is_none_or(|watchdog| !watchdog.is_alive()) {
             match Watchdog::start(&self.driven.pgdata) {
                 Ok(watchdog) => self.watchdog = Some(watchdog),

@@ -15,8 +15,13 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use super::clock::Clock;
 
+/// Pause between two looks whether there is something to kill.
+const KILL_PAUSE: Duration = Duration::from_millis(1);
 /// Longest sleep: a suspended machine wakes with the clock far ahead.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Longest wait for a watchdog to take a line: shorter than the margin of the shortest lease.
+const TELL_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// What a line says when the server may run for ever: it is a standby.
 const NO_LIMIT: &str = "none";
@@ -49,7 +54,10 @@ impl Watchdog {
             return Ok(());
         }
         let line = until.map_or_else(|| format!("{NO_LIMIT}\n"), |until| format!("{}\n", until.as_millis()));
-        self.input.write_all(line.as_bytes()).await?;
+        // A full pipe: it does not read, and would not kill either.
+        tokio::time::timeout(TELL_TIMEOUT, self.input.write_all(line.as_bytes()))
+            .await
+            .map_err(|_| std::io::ErrorKind::TimedOut)??;
         self.told = until;
         Ok(())
     }
@@ -79,7 +87,7 @@ pub fn watch(pgdata: &Path) -> std::io::Result<()> {
     let mut until: Option<Duration> = None;
     loop {
         let left = until.map_or(LOOK_INTERVAL, |until| until.saturating_sub(Clock.now()));
-        match lines.recv_timeout(left.min(LOOK_INTERVAL)) {
+        match lines.recv_timeout(left.clamp(KILL_PAUSE, LOOK_INTERVAL)) {
             Ok(line) => until = line.trim().parse().ok().map(Duration::from_millis),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
@@ -89,9 +97,9 @@ pub fn watch(pgdata: &Path) -> std::io::Result<()> {
                 return Ok(());
             }
         }
+        // Again and again until it is told otherwise: a region's process that hangs may start its server again.
         if until.is_some_and(|until| Clock.now() >= until) {
             pangea_agent::kill_now(&pgdata);
-            until = None;
         }
     }
 }
