@@ -7,7 +7,7 @@ CARGO ?= cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 
 .PHONY: help up build test lint fmt deny advisories tidy clippy doc test-rust test-clients chaos bench-wan \
-	bench-consistency bench-failover clean deps-build deps-test
+	bench-consistency bench-failover bench-poolers clean deps-build deps-test
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-consistency: build ## What read consistency costs: waits, CPU time of posi
 
 bench-failover: build ## How long writes are away when the primary moves (needs the Python of test-clients)
 	PANGEA_BIN=$(TARGET)/release/pangea bench/failover/run
+
+bench-poolers: build ## Throughput, latency, CPU time and memory beside PgBouncer, Pgpool-II, PgCat and PgDog
+	PANGEA_BIN=$(TARGET)/release/pangea bench/poolers/run
 
 clean: ## Remove everything that was built
 	$(CARGO) clean
