@@ -316,7 +316,15 @@ fn refusals_of_a_forced_failover_say_what_to_do() {
     it.lost(&id("a"));
     assert!(it.failover(seconds(1.3), false).unwrap().starts_with("nothing is lost"));
 
+    // A drained region is none of those that hold every acknowledged write.
+    let one = TopologyChange::Durability(Durability::Sync { regions: 1 }).apply(&topology()).unwrap();
+    let mut one = TopologyChange::InForce(Durability::Sync { regions: 1 }).apply(&one).unwrap();
+    one.members.entry(id("b")).or_default().drained = true;
+    it.loaded(seconds(1.35), super::bench::loaded((3, 1), &one, &lease));
+    let refused = it.failover(seconds(1.36), false).unwrap_err();
+    assert!(refused.contains("0 of 1"), "{refused}");
+
     let removed = TopologyChange::Remove(id("b")).apply(&topology()).unwrap();
-    it.loaded(seconds(1.4), super::bench::loaded((3, 1), &removed, &lease));
+    it.loaded(seconds(1.4), super::bench::loaded((4, 1), &removed, &lease));
     assert!(it.failover(seconds(1.5), true).unwrap_err().contains("add it again"));
 }

@@ -41,6 +41,7 @@ fn operators() {
             operators::durability_is_shown_and_set,
             operators::a_policy_is_shown_and_set,
             operators::regions_are_drained_and_ranked,
+            operators::sync_is_not_gone_around,
         ],
     );
 }

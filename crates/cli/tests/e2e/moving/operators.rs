@@ -60,3 +60,28 @@ pub(super) async fn regions_are_drained_and_ranked(lab: &Lab) {
     assert_eq!(members[AP]["drained"], false);
     assert_eq!(status["regions"][0]["control"]["own"]["writable"], true);
 }
+
+/// What a database, a role or a start-up option sets is not a way around `sync`, nor is what hides its warnings.
+pub(super) async fn sync_is_not_gone_around(lab: &Lab) {
+    let setup = lab.connect(US).await;
+    setup.run("CREATE DATABASE lax").await;
+    setup.run("ALTER DATABASE lax SET synchronous_commit = local").await;
+    setup.run("ALTER DATABASE lax SET client_min_messages = error").await;
+    lab.pangea(&["durability", "sync(1)"]).await.ended(0);
+    for region in [US, EU] {
+        lab.replicated(region, "SELECT count(*) FROM pg_database WHERE datname = 'lax'").await;
+        let session = lab.at(region).database("lax").connect().await;
+        for way in ["SELECT 1", "RESET ALL", "SET synchronous_commit TO DEFAULT", "DISCARD ALL"] {
+            session.run(way).await;
+            session.run("CREATE TEMP TABLE IF NOT EXISTS written (n int)").await;
+            session.expect("SHOW synchronous_commit", "on").await;
+            session.expect("SHOW client_min_messages", "warning").await;
+        }
+        for way in ["SET synchronous_commit = off", "SET client_min_messages = error"] {
+            assert_eq!(session.fails(way).await, "42501", "{way}");
+        }
+    }
+    lab.pangea(&["durability", "async"]).await.ended(0);
+    lab.at(US).database("lax").connect().await.expect("SHOW synchronous_commit", "local").await;
+    setup.run("DROP DATABASE lax WITH (FORCE)").await;
+}
