@@ -89,8 +89,9 @@ impl GateWatch {
 
     /// The transition that the gateway holds for, once nothing is under way; and how many sessions keep it from that.
     pub(crate) fn held(&self) -> (Option<u64>, u32) {
-        let users = self.users.load(Ordering::SeqCst) & !CLOSED;
+        // In this order: once a hold is seen nobody enters any more.
         let hold = self.gate.borrow().hold;
+        let users = self.users.load(Ordering::SeqCst) & !CLOSED;
         (hold.filter(|_| users == 0), u32::try_from(users).unwrap_or(u32::MAX))
     }
 

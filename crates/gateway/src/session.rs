@@ -120,8 +120,9 @@ impl Environment for World<'_> {
         self.freshness.reach(self.position, position, self.gate)
     }
 
+    /// By the gate too: while the server shuts down for a switchover it says nothing, and nothing may begin there.
     fn is_primary(&self) -> bool {
-        self.position.known().is_some_and(|known| !known.in_recovery)
+        self.gate.is_primary() || self.position.known().is_some_and(|known| !known.in_recovery)
     }
 
     fn timeline(&self) -> Option<Timeline> {

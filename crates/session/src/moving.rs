@@ -7,7 +7,7 @@
 
 use pangea_pgwire::startup::Startup;
 
-use crate::leg::{Expect, Leg, Link, LinkState};
+use crate::leg::{Expect, Leg, LinkState};
 use crate::session::{Access, Phase, Session, Transaction};
 
 impl Session {
@@ -136,10 +136,7 @@ impl Session {
             && matches!(self.transaction, Transaction::Idle);
         if possible {
             self.access = Access::Primary;
-            self.local = Link::new();
-            for statement in self.statements.values_mut() {
-                statement.on[Leg::Local.index()] = false;
-            }
+            self.forget_link(Leg::Local);
         }
         possible
     }

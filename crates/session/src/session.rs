@@ -427,14 +427,11 @@ impl Session {
 
     /// Asks for a connection to a server of this region.
     pub(crate) fn open_local(&mut self) {
-        self.local = Link::new();
+        self.forget_link(Leg::Local);
         self.local.state = LinkState::Wanted;
         let mut wire = BytesMut::new();
         self.local_startup.write(&mut wire);
         self.local.send(&wire, Expect::Startup);
-        for statement in self.statements.values_mut() {
-            statement.on[Leg::Local.index()] = false;
-        }
         // MONOTONIC-READS: the server that is gone may have been ahead of the next.
         (self.moved, self.waiting_for) = (true, None);
     }
@@ -500,12 +497,20 @@ impl Session {
         self.position_unknown |= self.primary.expects(Expect::Position);
         (self.primary_timeline, self.told, self.server_async, self.vain_positions) = (None, None, false, 0);
         self.release_ready();
-        self.primary = Link::new();
+        self.forget_link(Leg::Primary);
         if let Some((leg @ Some(Leg::Primary), _)) = &mut self.passing {
             *leg = None;
         }
-        for statement in self.statements.values_mut() {
-            statement.on[Leg::Primary.index()] = false;
+    }
+
+    /// There is no connection to this server any more, and no statement on it: none of those that units under way close
+    /// either.
+    pub(crate) fn forget_link(&mut self, leg: Leg) {
+        *self.link_mut(leg) = Link::new();
+        let units = self.in_flight.iter_mut().chain(&mut self.pending).chain(&mut self.current);
+        let closed = units.flat_map(|unit| unit.closes.iter_mut().flatten()).map(|(_, statement)| statement);
+        for statement in self.statements.values_mut().chain(closed) {
+            statement.on[leg.index()] = false;
         }
     }
 
