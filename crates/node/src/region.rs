@@ -12,7 +12,7 @@ use pangea_base::{Epoch, Position, RegionId};
 use pangea_control::{Desired, Member, Settings, Topology};
 use pangea_discovery::DiscoveryError;
 use pangea_gateway::{
-    Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, Peer, PeerStatus, StartError, TlsFiles,
+    Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, PeerStatus, StartError, TlsFiles,
 };
 use pangea_store::{Store, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::control::{ControlPlane, Driven};
 use crate::dns::Dns;
 use crate::lag::LagTracker;
+use crate::reload::{self, Reloaded};
 use crate::status::{Endpoints, Health, PeerView, PrimaryHeard, ReaderStatus, RegionStatus, Role};
 use crate::status_file::Lags;
 use crate::{ClientAuth, LOCK_FILE, PrivilegeError, RegionConfig, STATUS_SOCKET, privileges, status_server};
@@ -32,8 +33,10 @@ const OS_USER_DEFAULT: &str = "postgres";
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How the process is run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RunOptions {
+    /// Where the configuration is read again from, an absolute path.
+    pub config_file: PathBuf,
     /// What ends it.
     pub stop_with: StopWith,
 }
@@ -150,7 +153,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let poller = Arc::new(StatusPoller::start(config.run_dir()));
     let dns = Dns::start(&config).await?;
     let driven = Driven {
-        dns,
+        dns: dns.clone(),
         gateway: gateway.clone(),
         orders,
         states: server.states(),
@@ -162,7 +165,9 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let mut control_tasks = JoinSet::new();
     control_tasks.spawn(control.clone().follow_store(store));
     control_tasks.spawn(control.clone().drive(driven));
-    let region = Arc::new(Region::new(config, &bin, Sources { gateway, control, poller }, &server, &readers));
+    let sources = Sources { gateway, control, poller, dns, config_file: options.config_file };
+    let region = Arc::new(Region::new(config, &bin, sources, &server, &readers));
+    let hang_ups = reload_on_hang_up(region.clone()).map_err(NodeError::Process)?;
     let status = status_server::start(&region.config.run_dir().join(STATUS_SOCKET), Arc::clone(&region))?;
     let (stop_readers, reader_tasks) = care_for_readers(readers);
     let functions = tokio::spawn(pangea_agent::keep_functions(region.config.run_dir()));
@@ -175,6 +180,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         () = region.follow_lag() => Ok(()),
     };
     tracing::info!(region = %region.config.region, "stopping");
+    hang_ups.abort();
     functions.abort();
     slots.abort();
     region.gateway.stop().await;
@@ -236,6 +242,18 @@ fn stop_signal(stop_with: StopWith) -> std::io::Result<Arc<Notify>> {
     Ok(stop)
 }
 
+/// SIGHUP: the configuration is read again.
+fn reload_on_hang_up(region: Arc<Region>) -> std::io::Result<tokio::task::JoinHandle<()>> {
+    let mut received = signal(SignalKind::hangup())?;
+    Ok(tokio::spawn(async move {
+        while received.recv().await.is_some() {
+            if let Err(error) = region.reload() {
+                tracing::error!(error, "the configuration was not taken over");
+            }
+        }
+    }))
+}
+
 fn gateway_config(config: &RegionConfig) -> GatewayConfig {
     GatewayConfig {
         cluster_name: config.cluster.clone(),
@@ -264,11 +282,7 @@ fn gateway_config(config: &RegionConfig) -> GatewayConfig {
             ClientAuth::Scram => Auth::Scram,
             ClientAuth::Trust => Auth::Trust,
         },
-        peers: config
-            .peers
-            .iter()
-            .map(|peer| Peer { region: peer.region.clone(), link: peer.link })
-            .collect(),
+        peers: reload::gateway_peers(config),
     }
 }
 
@@ -342,11 +356,15 @@ struct Sources {
     gateway: Arc<Gateway>,
     control: Arc<ControlPlane>,
     poller: Arc<StatusPoller>,
+    dns: Option<Arc<Dns>>,
+    config_file: PathBuf,
 }
 
 /// What the status is made from.
 pub(crate) struct Region {
     config: RegionConfig,
+    config_file: PathBuf,
+    dns: Option<Arc<Dns>>,
     postgres: String,
     gateway: Arc<Gateway>,
     control: Arc<ControlPlane>,
@@ -382,8 +400,10 @@ impl Region {
             phase: server.phases(),
             answers: poller.answers(),
         });
-        let Sources { gateway, control, poller } = sources;
+        let Sources { gateway, control, poller, dns, config_file } = sources;
         Self {
+            config_file,
+            dns,
             postgres: bin.version().to_string(),
             gateway,
             control,
@@ -403,6 +423,11 @@ impl Region {
 
     pub(crate) fn control(&self) -> &ControlPlane {
         &self.control
+    }
+
+    /// Reads the configuration again: its peers take effect.
+    pub(crate) fn reload(&self) -> Result<Reloaded, String> {
+        reload::reload(&self.config_file, &self.config, &self.gateway, self.dns.as_deref())
     }
 
     /// The newest epoch that is known, and its primary; in the beginning what the configuration says.

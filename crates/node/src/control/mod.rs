@@ -65,7 +65,7 @@ pub(crate) struct Driven {
     pub(crate) store: Store,
     pub(crate) pgdata: std::path::PathBuf,
     pub(crate) socket_dir: std::path::PathBuf,
-    pub(crate) dns: Option<Dns>,
+    pub(crate) dns: Option<Arc<Dns>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
