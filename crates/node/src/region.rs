@@ -157,6 +157,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         gateway: gateway.clone(),
         orders,
         states: server.states(),
+        rebuilt: server.rebuilt(),
         poller: poller.clone(),
         store: store.clone(),
         pgdata: config.pgdata(),
@@ -171,7 +172,11 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let status = status_server::start(&region.config.run_dir().join(STATUS_SOCKET), Arc::clone(&region))?;
     let (stop_readers, reader_tasks) = care_for_readers(readers);
     let functions = tokio::spawn(pangea_agent::keep_functions(region.config.run_dir()));
-    let slots = tokio::spawn(pangea_agent::recovery::keep_slots(region.config.run_dir()));
+    let forgotten = {
+        let control = region.control.clone();
+        move |standby: &str| control.is_stranger(standby)
+    };
+    let slots = tokio::spawn(pangea_agent::recovery::keep_slots(region.config.run_dir(), forgotten));
     tracing::info!(region = %region.config.region, "region process is up");
 
     let result = tokio::select! {

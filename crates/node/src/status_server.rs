@@ -32,6 +32,7 @@ pub(crate) fn start(path: &Path, region: Arc<Region>) -> Result<JoinHandle<()>, 
         .route("/v1/failover", post(failover))
         .route("/v1/change", post(change))
         .route("/v1/reload", post(reload))
+        .route("/v1/rebuild", post(rebuild))
         .with_state(region);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -71,4 +72,8 @@ async fn change(
 
 async fn reload(State(region): State<Arc<Region>>) -> Result<Json<Reloaded>, (StatusCode, String)> {
     region.reload().map(Json).map_err(|why| (StatusCode::CONFLICT, why))
+}
+
+async fn rebuild(State(region): State<Arc<Region>>) -> Result<(), (StatusCode, String)> {
+    region.control().rebuild().map_err(|why| (StatusCode::CONFLICT, why))
 }

@@ -61,6 +61,7 @@ pub(crate) struct Driven {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) orders: watch::Sender<Orders>,
     pub(crate) states: watch::Receiver<State>,
+    pub(crate) rebuilt: watch::Receiver<u64>,
     pub(crate) poller: Arc<StatusPoller>,
     pub(crate) store: Store,
     pub(crate) pgdata: std::path::PathBuf,
@@ -202,6 +203,8 @@ struct Driver {
 impl Driver {
     /// Decides once; how long until it is to be done again at the latest.
     async fn once(&mut self) -> Duration {
+        // Before the state: what is gone by then does not run by then.
+        let gone = *self.driven.rebuilt.borrow();
         let state = *self.states.borrow_and_update();
         let answer = self.answers.borrow_and_update().clone();
         let server = server(state, answer.as_ref());
@@ -211,6 +214,7 @@ impl Driver {
             let mut controller = self.plane.controller();
             controller.server(server.clone());
             controller.gateway(held, busy);
+            controller.rebuilt(gone);
             let output = controller.poll(now, wall);
             let me = controller.me().clone();
             let system = answer.and_then(|answer| answer.system);
@@ -230,6 +234,7 @@ impl Driver {
                 .map(|topology| topology.durability);
             let follows =
                 controller.follows().map(|(epoch, primary)| followed(topology, epoch, primary, &me));
+            let rebuild = controller.rebuilds();
             let urgent = topology.is_some_and(|topology| topology.transition.is_some());
             if let Some(system) = system.filter(|_| create && output.desired == Desired::Primary) {
                 // An error means that it is tried again in a moment.
@@ -237,7 +242,7 @@ impl Driver {
             }
             (
                 output.clone(),
-                Orders { role: output.desired, create, follows, synchronous },
+                Orders { role: output.desired, create, follows, synchronous, rebuild },
                 urgent,
                 unconfirmed,
             )
