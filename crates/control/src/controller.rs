@@ -10,6 +10,7 @@ use crate::election::{Election, Peer};
 use crate::handover::{Handover, Stage, Step, StepKind};
 use crate::interface::{Gate, Loaded, Written};
 use crate::lease::{Keeper, Observer};
+use crate::membership::removal_objection;
 use crate::preflight::{Check, SwitchoverRequest, preflight};
 use crate::state::{Offer, PeerState, Server};
 use crate::topology::{Cause, Topology, Transition};
@@ -459,10 +460,15 @@ impl Controller {
     /// Asks for a change of the topology.
     ///
     /// # Errors
-    /// When the topology is not known, or too many changes wait.
+    /// When the topology is not known, too many changes wait, or it must not be made.
     pub fn change(&mut self, change: TopologyChange) -> Result<(), String> {
-        if self.topology().is_none() {
+        let Some(topology) = self.topology() else {
             return Err("the store has not been read yet: try again in a moment".to_owned());
+        };
+        if let TopologyChange::Remove(region) = &change
+            && let Some(objection) = removal_objection(topology, region)
+        {
+            return Err(objection);
         }
         if self.wanted.len() >= WANTED_MAX {
             return Err("the store does not take changes at present: try again in a moment".to_owned());

@@ -194,7 +194,7 @@ async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, ClusterError>> + Send + 'static,
 ) -> Result<Json<T>, Refusal> {
     match tokio::spawn(work).await {
-        Ok(done) => done.map(Json).map_err(refused),
+        Ok(done) => done.map(Json).map_err(|error| refused(&error)),
         Err(_) => Err(ending()),
     }
 }
@@ -203,7 +203,7 @@ fn ending() -> Refusal {
     (StatusCode::CONFLICT, "the cluster is being stopped: start it again with `pangea up`".to_owned())
 }
 
-fn refused(error: ClusterError) -> Refusal {
-    let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+fn refused(error: &ClusterError) -> Refusal {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
     (StatusCode::CONFLICT, format!("{error}{}", source.unwrap_or_default()))
 }

@@ -290,7 +290,10 @@ impl World {
     fn decide_for_them(&mut self) -> Result<(), Violation> {
         let Some((_, topology)) = &self.store.topology else { return Ok(()) };
         let gone = self.regions.iter().any(|region| region.destroyed && region.id == topology.primary);
-        let there = (0..self.regions.len()).filter(|region| !self.regions[*region].destroyed);
+        let there = (0..self.regions.len()).filter(|region| {
+            let region = &self.regions[*region];
+            !region.destroyed && topology.members.contains_key(&region.id)
+        });
         let best = there.max_by_key(|region| {
             let server = &self.regions[*region].server;
             (server.mode == Mode::Standby, server.timeline, server.wal.len())
