@@ -158,8 +158,9 @@ impl Election<'_> {
             .filter_map(|(_, state)| progress(&state.server))
             .collect();
         let needed = (all + 1).saturating_sub(usize::from(regions));
-        if compared.len() + 1 < needed {
-            let heard = compared.len() + 1;
+        // A drained region that takes over by an operator's word is none of those that commits have waited for.
+        let heard = compared.len() + usize::from(secondaries(&self.me));
+        if heard < needed {
             return Err(format!(
                 "{heard} of {all} secondary regions are heard of, and the write may be on any {regions} of them: \
                  {needed} are needed"

@@ -173,3 +173,16 @@ fn data_are_not_thrown_away_that_may_be_needed() {
     b.server(standby(1, 100));
     assert!(poll(&mut b, 10.2).0.is_some());
 }
+
+/// Found by the simulation: commits have waited for `c` alone, and `b` took its own position for a proof.
+#[test]
+fn a_drained_region_proves_nothing_by_itself() {
+    let mut drained = topology();
+    drained.durability = Durability::Sync { regions: 1 };
+    drained.members.insert(id("b"), Member { drained: true, ..Member::default() });
+    let mut b = region_b(&drained);
+    let refusal = b.failover(seconds(1.0), false).unwrap_err();
+    assert!(refusal.contains("0 of 1 secondary regions are heard of"), "{refusal}");
+    b.heard(seconds(1.0), says("c", standby(1, 100)));
+    assert!(b.failover(seconds(1.1), false).is_ok());
+}
