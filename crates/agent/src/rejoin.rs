@@ -197,7 +197,7 @@ async fn rewind_to(spec: &ServerSpec, source: String) -> Result<(), RecoveryErro
 }
 
 /// Moves a data directory that cannot be used out of the way of a clone, and deletes it.
-fn set_aside(spec: &ServerSpec) -> Result<(), ServerError> {
+pub(crate) fn set_aside(spec: &ServerSpec) -> Result<(), ServerError> {
     let aside = spec.pgdata.with_extension("unusable");
     let _ = std::fs::remove_dir_all(&aside);
     std::fs::rename(&spec.pgdata, &aside).map_err(ServerError::file("rename", &spec.pgdata))?;

@@ -102,13 +102,15 @@ pub struct Orders {
     pub follows: Option<Followed>,
     /// The `synchronous_standby_names` that it has whenever it is primary.
     pub synchronous: String,
+    /// The number of the last request to make a standby's data anew; 0 when there was none.
+    pub rebuild: u64,
 }
 
 impl Orders {
     /// A standby of the primary, wherever that is: an in-region reader.
     #[must_use]
     pub fn standby() -> Self {
-        Self { role: Desired::Standby, create: false, follows: None, synchronous: String::new() }
+        Self { role: Desired::Standby, create: false, follows: None, synchronous: String::new(), rebuild: 0 }
     }
 }
 
@@ -130,6 +132,7 @@ pub enum State {
 pub struct Server {
     phase: watch::Receiver<Phase>,
     state: watch::Receiver<State>,
+    rebuilt: watch::Receiver<u64>,
     stop: watch::Sender<bool>,
     task: JoinHandle<Result<(), ServerError>>,
 }
@@ -139,6 +142,8 @@ pub struct Server {
 pub(crate) struct Told {
     pub(crate) phase: watch::Sender<Phase>,
     state: watch::Sender<State>,
+    /// The last request to make the data anew for which they are gone.
+    rebuilt: watch::Sender<u64>,
 }
 
 impl Server {
@@ -149,10 +154,11 @@ impl Server {
         let (phase_tx, phase) = watch::channel(Phase::Preparing);
         let (state_tx, state) = watch::channel(State::Down);
         let (stop, stop_rx) = watch::channel(false);
-        let told = Told { phase: phase_tx, state: state_tx };
+        let (rebuilt_tx, rebuilt) = watch::channel(0);
+        let told = Told { phase: phase_tx, state: state_tx, rebuilt: rebuilt_tx };
         let care = Care { spec, orders, told, stop: stop_rx, readers, to_replay: None };
         let task = tokio::spawn(care.run());
-        Self { phase, state, stop, task }
+        Self { phase, state, rebuilt, stop, task }
     }
 
     /// What it is doing, as a channel.
@@ -165,6 +171,12 @@ impl Server {
     #[must_use]
     pub fn states(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    /// The number of the last request to make its data anew for which they are gone, as a channel.
+    #[must_use]
+    pub fn rebuilt(&self) -> watch::Receiver<u64> {
+        self.rebuilt.clone()
     }
 
     /// Returns when it has failed to start (an error) or was stopped.
@@ -285,6 +297,7 @@ impl Care {
             return Ok(self.stay_stopped().await);
         }
         postmaster::stop_leftover(&self.spec.pgdata).await?;
+        self.throw_away(&orders)?;
         postmaster::remove_stale_socket_lock(&self.spec.socket())?;
         let reader = self.orders.clone();
         let prepared = tokio::select! {
@@ -317,6 +330,29 @@ impl Care {
             self.told.state.send_replace(State::Down);
         }
         ended
+    }
+
+    /// Whether a standby's data are to be made anew and are still there.
+    fn is_outdated(&self, orders: &Orders) -> bool {
+        orders.role == Desired::Standby && orders.rebuild > *self.told.rebuilt.borrow()
+    }
+
+    /// Removes the data of a stopped standby that are to be made anew.
+    fn throw_away(&self, orders: &Orders) -> Result<(), ServerError> {
+        let pgdata = &self.spec.pgdata;
+        // A former primary is compared first: nobody else may have what it has (LOSS-IS-REPORTED).
+        if !self.is_outdated(orders) || (pgdata.exists() && !create::is_standby(pgdata)) {
+            return Ok(());
+        }
+        self.told.state.send_replace(State::Down);
+        self.told.phase.send_replace(Phase::Preparing);
+        if pgdata.exists() {
+            tracing::info!(server = self.spec.name, "its data are made anew, as was asked for");
+            rejoin::set_aside(&self.spec)?;
+        }
+        // Last: from here on its region may take over again, with whatever it has by then.
+        self.told.rebuilt.send_replace(orders.rebuild);
+        Ok(())
     }
 
     /// Waits for a role. Data of a standby may serve before anybody says so: it never writes by itself.
@@ -357,7 +393,13 @@ impl Care {
         // The epoch whose primary it is known to follow.
         let mut joined = None;
         loop {
-            let Orders { role, synchronous, .. } = self.orders.borrow_and_update().clone();
+            let orders = self.orders.borrow_and_update().clone();
+            if state == State::Standby && self.is_outdated(&orders) {
+                // It may be in no state to shut down, and its data go anyway.
+                self.kill(child).await;
+                return Ok(Ended::Ordered);
+            }
+            let Orders { role, synchronous, .. } = orders;
             let primary = matches!(state, State::Primary(_));
             // A standby has it too, so that it is in force from the moment of its promotion (ZERO-LOSS-WHEN-SYNC).
             if in_force.as_ref() != Some(&synchronous) {
@@ -473,7 +515,8 @@ async fn changed(orders: &mut watch::Receiver<Orders>) {
 async fn other_orders(orders: &mut watch::Receiver<Orders>, begun: &Orders) {
     let epoch = |orders: &Orders| orders.follows.as_ref().map(|followed| followed.epoch);
     let other = |now: &Orders| {
-        now.role != Desired::Undecided && (now.role != begun.role || epoch(now) != epoch(begun))
+        let other = now.role != begun.role || epoch(now) != epoch(begun) || now.rebuild != begun.rebuild;
+        now.role != Desired::Undecided && other
     };
     if orders.wait_for(other).await.is_err() {
         std::future::pending::<()>().await;

@@ -297,6 +297,12 @@ pub(crate) enum RegionCommand {
         #[arg(value_name = "N")]
         priority: u8,
     },
+    /// Add a region to the cluster that runs here: it is cloned from the primary, and nobody notices
+    Add(OneRegion),
+    /// Take a region out of the cluster that runs here; the primary cannot be
+    Remove(RegionRemove),
+    /// Make the data of a secondary region's server anew, by copying the primary's
+    Rebuild(OneRegion),
     /// End the server of a region whose process hangs (what `run` starts for itself)
     #[command(hide = true)]
     Watchdog(RegionWatchdog),
@@ -308,6 +314,15 @@ pub(crate) struct OneRegion {
     pub(crate) data_dir: DataDir,
     /// The region
     pub(crate) region: RegionId,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RegionRemove {
+    #[command(flatten)]
+    pub(crate) region: OneRegion,
+    /// Delete its data as well
+    #[arg(long)]
+    pub(crate) delete: bool,
 }
 
 #[derive(Debug, ClapArgs)]

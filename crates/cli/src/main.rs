@@ -8,8 +8,11 @@ mod durability;
 mod exit;
 mod failover;
 mod member;
+mod membership;
 mod policy;
+mod progress;
 mod psql;
+mod rebuild;
 mod recover;
 mod region;
 mod status;
@@ -37,6 +40,9 @@ fn main() -> ExitCode {
         Command::Psql(psql) => psql::run(&psql),
         Command::Region { command: RegionCommand::Run(run) } => region::run(&run),
         Command::Region { command: RegionCommand::Watchdog(args) } => region::watchdog(&args),
+        Command::Region { command: RegionCommand::Add(args) } => membership::add(&args),
+        Command::Region { command: RegionCommand::Remove(args) } => membership::remove(&args),
+        Command::Region { command: RegionCommand::Rebuild(args) } => rebuild::run(&args),
         Command::Region { command: RegionCommand::Drain(args) } => member::drain(&args),
         Command::Region { command: RegionCommand::Undrain(args) } => member::undrain(&args),
         Command::Region { command: RegionCommand::Priority { region, priority } } => {

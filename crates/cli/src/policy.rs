@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Policy) -> anyhow::Result<Exit> {
 }
 
 /// What whoever set this may not have meant.
-fn warning(topology: &Topology) -> Option<String> {
+pub(crate) fn warning(topology: &Topology) -> Option<String> {
     let (needed, members) = (topology.observers_needed(), topology.members.len());
     if !topology.policy.automatic {
         None

@@ -22,7 +22,8 @@ pub(crate) fn run(args: &RegionRun) -> anyhow::Result<Exit> {
     let config = RegionConfig::load(&args.config)?;
     start_log()?;
     let stop_with = if args.stop_with_stdin { StopWith::SignalsOrStdin } else { StopWith::Signals };
-    pangea_node::run(config, RunOptions { stop_with })?;
+    let config_file = std::path::absolute(&args.config)?;
+    pangea_node::run(config, RunOptions { config_file, stop_with })?;
     Ok(Exit::Done)
 }
 

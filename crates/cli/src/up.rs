@@ -161,7 +161,8 @@ fn endpoints_table(cluster: &Cluster, statuses: &[Option<RegionStatus>]) -> Stri
         ("READER", Align::Right),
         ("WRITER", Align::Right),
     ];
-    let entries = cluster.manifest().regions.iter();
+    let manifest = cluster.manifest();
+    let entries = manifest.regions.iter();
     let rows: Vec<Vec<String>> = entries
         .clone()
         .zip(statuses)
@@ -185,8 +186,8 @@ fn endpoints_table(cluster: &Cluster, statuses: &[Option<RegionStatus>]) -> Stri
 }
 
 fn endpoints_json(cluster: &Cluster, statuses: &[Option<RegionStatus>]) -> serde_json::Value {
-    let regions: Vec<serde_json::Value> = cluster
-        .manifest()
+    let manifest = cluster.manifest();
+    let regions: Vec<serde_json::Value> = manifest
         .regions
         .iter()
         .zip(statuses)

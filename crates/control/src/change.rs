@@ -3,6 +3,7 @@
 use pangea_base::RegionId;
 use serde::{Deserialize, Serialize};
 
+use crate::membership::removal_objection;
 use crate::topology::{Durability, Member, Policy, Topology, Transition};
 
 /// A change of the topology that is no change of primary.
@@ -26,6 +27,19 @@ pub enum TopologyChange {
 }
 
 impl TopologyChange {
+    /// The region that it adds or changes.
+    pub(crate) fn member(&self) -> Option<&RegionId> {
+        match self {
+            Self::Member(region, _) => Some(region),
+            Self::Transition(_)
+            | Self::Durability(_)
+            | Self::InForce(_)
+            | Self::Policy(_)
+            | Self::Remove(_)
+            | Self::System(_) => None,
+        }
+    }
+
     /// The topology after it; `None` when nothing would change, or it is too late for it.
     pub(crate) fn apply(self, topology: &Topology) -> Option<Topology> {
         let mut next = topology.clone();
@@ -46,8 +60,7 @@ impl TopologyChange {
             Self::System(system) => next.system = next.system.or(Some(system)),
             Self::Member(region, member) => drop(next.members.insert(region, member)),
             Self::Remove(region) => {
-                let moves = next.transition.as_ref().is_some_and(|transition| transition.to == region);
-                if region != next.primary && !moves {
+                if removal_objection(topology, &region).is_none() {
                     next.members.remove(&region);
                 }
             }

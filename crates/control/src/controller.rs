@@ -10,6 +10,7 @@ use crate::election::{Election, Peer};
 use crate::handover::{Handover, Stage, Step, StepKind};
 use crate::interface::{Gate, Loaded, Written};
 use crate::lease::{Keeper, Observer};
+use crate::membership::removal_objection;
 use crate::preflight::{Check, SwitchoverRequest, preflight};
 use crate::state::{Offer, PeerState, Server};
 use crate::topology::{Cause, Topology, Transition};
@@ -118,6 +119,10 @@ pub struct Controller {
     /// Until then it does not renew its lease, so that a region with a server takes over.
     pub(crate) resigned_until: Duration,
     pub(crate) objection: Option<String>,
+    /// The number of the last request to make the server's data anew.
+    pub(crate) rebuilds: u64,
+    /// That is under way: the server may still run, but what it has goes.
+    pub(crate) rebuilding: Option<u64>,
     pub(crate) steps: VecDeque<Step>,
 }
 
@@ -152,6 +157,8 @@ impl Controller {
             down_since: None,
             resigned_until: Duration::ZERO,
             objection: None,
+            rebuilds: 0,
+            rebuilding: None,
             steps: VecDeque::new(),
         }
     }
@@ -232,6 +239,10 @@ impl Controller {
                 // seen in the store before the answer to the write has come.
                 self.keeper = Keeper::default();
             }
+        }
+        if let Some((_, topology)) = &loaded.topology {
+            // A region that was removed has no say, and is in nobody's way.
+            self.peers.retain(|region, _| topology.members.contains_key(region));
         }
         if let Some((version, lease)) = &loaded.lease {
             self.observer.saw(now, *version, lease.ttl());
@@ -340,6 +351,10 @@ impl Controller {
         {
             self.primary_was_at = Some(*position);
         }
+        // Whom the topology does not name may tell of a newer epoch, since to believe that never harms; no more.
+        if self.topology().is_some_and(|topology| !topology.members.contains_key(&state.region)) {
+            return;
+        }
         match self.peers.get_mut(&state.region) {
             Some(peer) => {
                 peer.asked = asked.max(peer.asked);
@@ -412,7 +427,7 @@ impl Controller {
         if !topology.members.contains_key(me) {
             return Err(format!("{me} is not a region of this cluster any more: add it again first"));
         }
-        if !matches!(self.server, Server::Standby { .. }) {
+        if !matches!(self.server, Server::Standby { .. }) || self.rebuilding.is_some() {
             return Err(format!("the server of {me} is not a running standby: see `pangea status`"));
         }
         let proof = self.election(topology, Duration::ZERO, now).nothing_lost();
@@ -445,13 +460,21 @@ impl Controller {
     /// Asks for a change of the topology.
     ///
     /// # Errors
-    /// When the topology is not known, or too many changes wait.
+    /// When the topology is not known, too many changes wait, or it must not be made.
     pub fn change(&mut self, change: TopologyChange) -> Result<(), String> {
-        if self.topology().is_none() {
+        let Some(topology) = self.topology() else {
             return Err("the store has not been read yet: try again in a moment".to_owned());
+        };
+        if let TopologyChange::Remove(region) = &change
+            && let Some(objection) = removal_objection(topology, region)
+        {
+            return Err(objection);
         }
         if self.wanted.len() >= WANTED_MAX {
             return Err("the store does not take changes at present: try again in a moment".to_owned());
+        }
+        if !self.may_write(&change) {
+            return Err("only the primary's region adds a region: ask that one".to_owned());
         }
         if !self.wanted.contains(&change) {
             self.wanted.push_back(change);

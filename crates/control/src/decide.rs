@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pangea_base::RegionId;
 
+use crate::change::TopologyChange;
 use crate::controller::Controller;
 use crate::election::Peer;
 use crate::handover::{Handover, Stage, StepKind};
@@ -71,8 +72,11 @@ impl Controller {
     }
 
     pub(crate) fn lease_until(&self) -> Option<Duration> {
-        let members = self.topology()?.members.keys().filter(|region| **region != self.settings.me);
-        self.keeper.until(members, self.settings.ttl, self.settings.margin())
+        // A region that is being added may be a member already, and has given no word yet.
+        let added = self.wanted.iter().filter_map(TopologyChange::member);
+        let members = self.topology()?.members.keys().chain(added);
+        let others = members.filter(|region| **region != self.settings.me);
+        self.keeper.until(others, self.settings.ttl, self.settings.margin())
     }
 
     pub(crate) fn holds_lease(&self, now: Duration) -> bool {

@@ -160,6 +160,7 @@ impl Election<'_> {
             .filter_map(|(_, state)| progress(&state.server))
             .collect();
         let needed = (all + 1).saturating_sub(usize::from(regions));
+        // A drained region that takes over by an operator's word is none of those that commits have waited for.
         let heard = compared.len() + usize::from(secondaries(&self.me));
         if heard < needed {
             return Err(format!(

@@ -29,6 +29,7 @@ mod election;
 mod handover;
 mod interface;
 mod lease;
+mod membership;
 mod preflight;
 mod state;
 mod topology;
@@ -40,6 +41,7 @@ pub use decide::PREPARE_TIMEOUT;
 pub use handover::{Step, StepKind};
 pub use interface::{Desired, Gate, Loaded, Output, StoreWrite, Written};
 pub use lease::Lease;
+pub use membership::removal_objection;
 pub use preflight::{Check, SwitchoverRequest};
 pub use state::{Offer, PeerState, Promotion, Server};
 pub use topology::{

@@ -3,6 +3,7 @@
 mod agent;
 mod bench;
 mod invariants;
+mod membership;
 mod protocol;
 mod rng;
 mod schedule;

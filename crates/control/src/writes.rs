@@ -82,12 +82,16 @@ impl Controller {
     }
 
     fn change_to_write(&mut self) -> Option<(Purpose, StoreWrite)> {
-        let (version, topology) = self.loaded.topology.as_ref()?;
+        let (version, topology) = self.loaded.topology.clone()?;
+        let topology = &topology;
         while let Some(change) = self.wanted.pop_front() {
+            if !self.may_write(&change) {
+                continue;
+            }
             if let Some(next) = change.clone().apply(topology) {
                 // Kept until it is seen to be made: then it changes nothing any more.
                 self.wanted.push_front(change);
-                return Some(self.topology_write(*version, next));
+                return Some(self.topology_write(version, next));
             }
         }
         None
@@ -126,6 +130,10 @@ impl Controller {
         let superseded = self.newest.as_ref().is_some_and(|(epoch, _)| *epoch > topology.epoch);
         if superseded || !topology.members.contains_key(&self.settings.me) {
             return None;
+        }
+        if self.rebuilding.is_some() {
+            self.objection = Some("the data of its server are being made anew".to_owned());
+            return self.change_to_write();
         }
         let cause = if self.is_offered(topology) {
             Cause::Switchover

@@ -277,7 +277,7 @@ pub(crate) async fn relay(
 ) {
     let epoch = match &route {
         Route::Link(_, epoch) => *epoch,
-        Route::Local(_) => shared.gate.now().epoch,
+        Route::Local(_) | Route::Unlinked(_) => shared.gate.now().epoch,
     };
     let server = match route.open().await {
         Ok(server) => server,
@@ -300,6 +300,10 @@ pub(crate) fn unreachable(route: &Route, error: &std::io::Error) -> ErrorFields 
         Route::Link(..) => (
             SqlState::SQLCLIENT_UNABLE_TO_CONNECT,
             "Nothing was executed. Reads in this region still work; try the write again.",
+        ),
+        Route::Unlinked(_) => (
+            SqlState::SQLCLIENT_UNABLE_TO_CONNECT,
+            "Nothing was executed. Add the region to [[peers]] and reload the configuration.",
         ),
     };
     ErrorFields::fatal(code, format!("cannot connect to {route}: {error}")).with_hint(hint)

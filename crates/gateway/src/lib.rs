@@ -16,6 +16,7 @@ mod gate;
 mod heartbeat;
 mod link_server;
 mod links;
+mod peers;
 mod position;
 mod relay;
 mod server;
@@ -28,9 +29,9 @@ mod uplink;
 
 pub use config::{Auth, EndpointLevels, GatewayConfig, Peer, TlsFiles};
 pub use heartbeat::Control;
+pub use peers::PeerChanges;
 pub use status::{GatewayStatus, PeerStatus};
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
@@ -38,7 +39,6 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pangea_base::RegionId;
 use pangea_control::Gate;
 use pangea_pgwire::{ErrorFields, SqlState};
 use tokio::io::AsyncWriteExt as _;
@@ -48,8 +48,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::endpoint::Endpoint;
-use crate::heartbeat::Pulse;
-use crate::links::{Link, Links};
+use crate::peers::{Links, Peers};
 use crate::shared::Shared;
 use crate::tls::Tls;
 
@@ -65,9 +64,9 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// A running gateway.
 pub struct Gateway {
     shared: Arc<Shared>,
-    pulses: BTreeMap<RegionId, watch::Receiver<Pulse>>,
+    peers: Peers,
     stop: watch::Sender<bool>,
-    /// Listeners, pollers, heartbeats.
+    /// Listeners and pollers.
     services: Mutex<JoinSet<()>>,
 }
 
@@ -112,7 +111,6 @@ impl Gateway {
             (listen(config.link, "link").await?, None),
         ];
         let uplink = listen_uplink(&config)?;
-        let links = links(&config, &tls)?;
         let mut mock_secret = [0; 32];
         getrandom::fill(&mut mock_secret).map_err(|error| StartError::Random(error.to_string()))?;
         let (stop, stopping) = watch::channel(false);
@@ -124,7 +122,7 @@ impl Gateway {
             gate: gate::GateWatch::new(config.region.clone(), config.primary.clone()),
             control,
             tls,
-            links,
+            links: Links::default(),
             admin: admin::AdminConnection::new(dir.clone(), "postgres"),
             cancels: cancel::CancelRegistry::default(),
             catalogs: catalogs::Catalogs::new(dir, position.clone()),
@@ -146,19 +144,22 @@ impl Gateway {
         for position in shared.readers.iter().chain([&shared.position]) {
             services.spawn(position.clone().poll());
         }
-        let mut pulses = BTreeMap::new();
-        for link in shared.links.values() {
-            let (sender, receiver) = watch::channel(Pulse::default());
-            pulses.insert(link.region.clone(), receiver);
-            services.spawn(heartbeat::watch_peer(link.clone(), sender, shared.clone()));
-            services.spawn(link.clone().keep_warm(shared.gate.changes()));
-        }
-        Ok(Self { shared, pulses, stop, services: Mutex::new(services) })
+        let peers = Peers::default();
+        peers.set(&shared, &shared.config.peers).map_err(StartError::Tls)?;
+        Ok(Self { shared, peers, stop, services: Mutex::new(services) })
     }
 
     /// Says who is primary, and whether clients' writes are held.
     pub fn set_gate(&self, gate: Gate) {
         self.shared.gate.set(gate);
+    }
+
+    /// Makes these the other regions that it is linked with. Those that stay as they are notice nothing.
+    ///
+    /// # Errors
+    /// When a region's name cannot be that of a gateway; nothing is changed then.
+    pub fn set_peers(&self, peers: &[Peer]) -> Result<PeerChanges, String> {
+        self.peers.set(&self.shared, peers)
     }
 
     /// The transition that clients' writes are held for, once none is under way; and the number of sessions that keep
@@ -177,12 +178,13 @@ impl Gateway {
     /// What it knows now.
     #[must_use]
     pub fn status(&self) -> GatewayStatus {
-        GatewayStatus::new(&self.shared, &self.pulses)
+        GatewayStatus::new(&self.shared, self.peers.pulses())
     }
 
     /// Refuses new clients, ends the sessions with 57P01 and returns when they are gone, within 5 s.
     pub async fn stop(&self) {
         self.services.lock().await.shutdown().await;
+        self.peers.stop().await;
         self.stop.send_replace(true);
         // Each session holds a receiver of `stopping` besides the one in `Shared`.
         let gone = async {
@@ -215,16 +217,6 @@ fn listen_uplink(config: &GatewayConfig) -> Result<UnixListener, StartError> {
         _ => {}
     }
     UnixListener::bind(&path).map_err(failed)
-}
-
-fn links(config: &GatewayConfig, tls: &Tls) -> Result<Links, StartError> {
-    let link = |peer: &Peer| {
-        let name = tls::gateway_name(&config.cluster_name, &peer.region).map_err(StartError::Tls)?;
-        let (connector, origin) = (tls.link_connector.clone(), config.region.clone());
-        let link = Link::new(peer.region.clone(), peer.link, name, connector, origin);
-        Ok((peer.region.clone(), link))
-    };
-    config.peers.iter().map(link).collect()
 }
 
 async fn accept_tcp(shared: Arc<Shared>, listener: TcpListener, endpoint: Option<Endpoint>) {

@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::links::{Generation, Kind, parameter};
+use crate::links::{Kind, parameter};
 use crate::shared::Shared;
 use crate::stream::Stream;
 
@@ -71,14 +71,17 @@ async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: St
         }
         return;
     }
+    let origin = startup.get(parameter::ORIGIN).unwrap_or_default();
+    let Some(link) = origin.parse().ok().and_then(|origin| shared.links.get(&origin)) else {
+        return crate::say_goodbye(stream, &stranger(&shared.config.region, origin)).await;
+    };
     // ONE-WRITER: what was meant for another epoch's primary is not for this server.
     let gate = shared.gate.now();
     if gate.primary != shared.config.region || epoch != gate.epoch || !gate.open {
         return crate::say_goodbye(stream, &wrong_primary(&shared.config.region, &gate, epoch)).await;
     }
     // A region that has vanished does not say so on its connections: its sessions must not keep their locks.
-    let origin = startup.get(parameter::ORIGIN).and_then(|name| shared.links.get(&name.parse().ok()?));
-    let generation = origin.map_or_else(Generation::never, |link| link.generation());
+    let generation = link.generation();
     let route = shared.local_route();
     shared.forwarded.fetch_add(1, Ordering::Relaxed);
     crate::endpoint::relay(shared.clone(), stream, input, startup, route, generation, kind).await;
@@ -95,4 +98,11 @@ fn wrong_primary(region: &RegionId, gate: &Gate, asked: Epoch) -> ErrorFields {
     ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, text)
         .with_detail(format!("It is in epoch {epoch}, whose primary is {primary}."))
         .with_hint("Try again: the asking gateway will have learnt of the change.")
+}
+
+/// A region that was taken out, or that this one has not been told of yet. It may ask how things are, no more.
+fn stranger(region: &RegionId, origin: &str) -> ErrorFields {
+    let text = format!("region {origin:?} is not among the peers of region {region}");
+    ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+        .with_hint("Add it to [[peers]] in the configuration of that region, and reload it.")
 }

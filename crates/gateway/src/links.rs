@@ -6,7 +6,7 @@
 //! A heartbeat runs over each link. When it is not answered the peer counts as lost: every session that uses the
 //! link is told (never a hang), and warm connections are dropped.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -105,6 +105,10 @@ impl Link {
         Arc::new(Self { region, address, name, connector, origin, warm, wanted, lost })
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A connection on which nothing has been sent yet: a warm one when there is one.
     pub(crate) async fn open(&self) -> io::Result<Stream> {
         loop {
@@ -198,6 +202,8 @@ pub(crate) enum Route {
     Local(PathBuf),
     /// Through the gateway of another region, which is primary in this epoch.
     Link(Arc<Link>, Epoch),
+    /// Nowhere: this region is primary, and this one's configuration does not name it.
+    Unlinked(RegionId),
 }
 
 impl fmt::Display for Route {
@@ -205,6 +211,7 @@ impl fmt::Display for Route {
         match self {
             Self::Local(_) => f.write_str("the database server of this region"),
             Self::Link(link, _) => write!(f, "the primary region {}", link.region),
+            Self::Unlinked(region) => write!(f, "the primary region {region}"),
         }
     }
 }
@@ -215,6 +222,9 @@ impl Route {
         match self {
             Self::Local(dir) => crate::server::connect(dir).await,
             Self::Link(link, _) => link.open().await,
+            Self::Unlinked(_) => {
+                Err(io::Error::other("it is not among the peers in this region's configuration"))
+            }
         }
     }
 
@@ -247,7 +257,7 @@ impl Route {
     /// Tells when the link is lost from now on.
     pub(crate) fn generation(&self) -> Generation {
         match self {
-            Self::Local(_) => Generation::never(),
+            Self::Local(_) | Self::Unlinked(_) => Generation::never(),
             Self::Link(link, _) => link.generation(),
         }
     }
@@ -274,6 +284,3 @@ impl Generation {
         }
     }
 }
-
-/// All links of a gateway.
-pub(crate) type Links = HashMap<RegionId, Arc<Link>>;

@@ -12,7 +12,8 @@ use crate::config::GatewayConfig;
 use crate::freshness::Freshness;
 use crate::gate::GateWatch;
 use crate::heartbeat::Control;
-use crate::links::{Links, Route};
+use crate::links::Route;
+use crate::peers::Links;
 use crate::position::PositionWatch;
 use crate::tls::Tls;
 
@@ -49,8 +50,9 @@ impl Shared {
     pub(crate) fn primary_route(&self) -> Route {
         let gate = self.gate.now();
         match self.links.get(&gate.primary) {
-            Some(link) => Route::Link(link.clone(), gate.epoch),
-            None => self.local_route(),
+            Some(link) => Route::Link(link, gate.epoch),
+            None if gate.primary == self.config.region => self.local_route(),
+            None => Route::Unlinked(gate.primary),
         }
     }
 

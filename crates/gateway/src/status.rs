@@ -1,12 +1,10 @@
 //! What a gateway knows, for people and for the status of the region.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pangea_base::{Epoch, Lsn, Position, RegionId};
 use serde::Serialize;
-use tokio::sync::watch;
 
 use crate::heartbeat::Pulse;
 use crate::shared::Shared;
@@ -40,15 +38,15 @@ pub struct PeerStatus {
 }
 
 impl GatewayStatus {
-    pub(crate) fn new(shared: &Shared, pulses: &BTreeMap<RegionId, watch::Receiver<Pulse>>) -> Self {
-        let peer = |(region, pulse): (&RegionId, &watch::Receiver<Pulse>)| {
-            let Pulse { reachable, epoch, position, received, round_trip } = *pulse.borrow();
-            PeerStatus { region: region.clone(), reachable, epoch, position, received, round_trip }
+    pub(crate) fn new(shared: &Shared, pulses: Vec<(RegionId, Pulse)>) -> Self {
+        let peer = |(region, pulse)| {
+            let Pulse { reachable, epoch, position, received, round_trip } = pulse;
+            PeerStatus { region, reachable, epoch, position, received, round_trip }
         };
         Self {
             sessions: shared.config.clients_max.saturating_sub(shared.clients.available_permits()),
             forwarded_sessions: shared.forwarded.load(Ordering::Relaxed),
-            peers: pulses.iter().map(peer).collect(),
+            peers: pulses.into_iter().map(peer).collect(),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The supervisor's socket: the WAN emulator's controls.
+//! The supervisor's socket: the WAN emulator's controls, and regions that come and go.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,9 +15,14 @@ use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 
 use crate::error::ClusterError;
-use crate::http::{HttpError, call};
+use crate::http::{HttpError, call, call_within, json};
 use crate::layout::Layout;
+use crate::manifest::RegionEntry;
+use crate::supervised::Supervised;
 use crate::wan::{Change, Link, LinkStatus, Wan, WanError};
+
+/// Longest wait for a region to be added or removed: its process may take a minute to stop.
+const REGION_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What to do to a link.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,8 +53,44 @@ pub async fn admin_call(
     call(&layout.admin_socket(), method, &format!("/v1/wan/{what}"), body).await
 }
 
+/// A region that is to be removed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegionRemoval {
+    /// The region.
+    pub region: RegionId,
+    /// The primary, which takes its place where it is the one that the cluster began with.
+    pub primary: RegionId,
+    /// Whether its directory is removed as well.
+    pub delete: bool,
+}
+
+/// A region that was removed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegionRemoved {
+    /// Where its data lie; `None` when they were removed, too.
+    pub kept: Option<PathBuf>,
+}
+
+/// Has the supervisor make a region's files and start its process; where that was begun before it goes on with it.
+///
+/// # Errors
+/// When there is no supervisor, or it refuses.
+pub async fn add_region(layout: &Layout, region: &RegionId) -> Result<RegionEntry, HttpError> {
+    let body = Some(json(region)?);
+    call_within(REGION_TIMEOUT, &layout.admin_socket(), Method::POST, "/v1/region/add", body).await
+}
+
+/// Has the supervisor stop a region's process and forget it.
+///
+/// # Errors
+/// When there is no supervisor, or it refuses.
+pub async fn remove_region(layout: &Layout, removal: &RegionRemoval) -> Result<RegionRemoved, HttpError> {
+    let body = Some(json(removal)?);
+    call_within(REGION_TIMEOUT, &layout.admin_socket(), Method::POST, "/v1/region/remove", body).await
+}
+
 /// Listens on `path`. The caller holds the supervisor's lock, so a socket that is there is nobody's.
-pub(crate) fn start(path: &Path, wan: Option<Arc<Wan>>) -> Result<JoinHandle<()>, ClusterError> {
+pub(crate) fn start(path: &Path, supervised: &Arc<Supervised>) -> Result<JoinHandle<()>, ClusterError> {
     use std::os::unix::fs::PermissionsExt;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -64,7 +106,14 @@ pub(crate) fn start(path: &Path, wan: Option<Arc<Wan>>) -> Result<JoinHandle<()>
         .route("/v1/wan/cut", post(cut))
         .route("/v1/wan/restore", post(restore))
         .route("/v1/wan/set", post(set))
-        .with_state(wan);
+        .with_state(supervised.wan.clone())
+        .merge(
+            Router::new()
+                .route("/v1/region/add", post(add))
+                .route("/v1/region/remove", post(remove))
+                // Who drops the cluster without stopping it is to have its processes ended all the same.
+                .with_state(Arc::downgrade(supervised)),
+        );
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the admin socket is closed");
@@ -110,7 +159,7 @@ fn apply(
         ends.push((&request.to, &request.from));
     }
     for (from, to) in &ends {
-        act(wan.link(from, to).map_err(refused)?).map_err(refused)?;
+        act(&wan.link(from, to).map_err(refused)?).map_err(refused)?;
     }
     let touched =
         |status: &LinkStatus| ends.iter().any(|(from, to)| status.from == **from && status.to == **to);
@@ -120,4 +169,41 @@ fn apply(
 fn emulator(wan: Option<&Arc<Wan>>) -> Result<&Wan, (StatusCode, String)> {
     let problem = "this cluster runs without an emulated WAN: start it with `pangea up --wan aws`";
     wan.map(Arc::as_ref).ok_or_else(|| (StatusCode::CONFLICT, problem.to_owned()))
+}
+
+type Refusal = (StatusCode, String);
+
+async fn add(
+    State(supervised): State<Weak<Supervised>>,
+    Json(region): Json<RegionId>,
+) -> Result<Json<RegionEntry>, Refusal> {
+    let supervised = supervised.upgrade().ok_or_else(ending)?;
+    to_the_end(async move { supervised.add(&region).await }).await
+}
+
+async fn remove(
+    State(supervised): State<Weak<Supervised>>,
+    Json(removal): Json<RegionRemoval>,
+) -> Result<Json<RegionRemoved>, Refusal> {
+    let supervised = supervised.upgrade().ok_or_else(ending)?;
+    to_the_end(async move { supervised.remove(&removal).await }).await
+}
+
+/// Does it to the end though whoever asks goes away.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ClusterError>> + Send + 'static,
+) -> Result<Json<T>, Refusal> {
+    match tokio::spawn(work).await {
+        Ok(done) => done.map(Json).map_err(|error| refused(&error)),
+        Err(_) => Err(ending()),
+    }
+}
+
+fn ending() -> Refusal {
+    (StatusCode::CONFLICT, "the cluster is being stopped: start it again with `pangea up`".to_owned())
+}
+
+fn refused(error: &ClusterError) -> Refusal {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    (StatusCode::CONFLICT, format!("{error}{}", source.unwrap_or_default()))
 }

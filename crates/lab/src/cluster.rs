@@ -10,28 +10,24 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use pangea_agent::PgBin;
 use pangea_base::RegionId;
-use pangea_node::{
-    ClientAuth, DnsConfig, FailoverConfig, Health, ListenConfig, PeerConfig, ReadConsistencyConfig,
-    RegionConfig, RegionStatus, TlsConfig,
-};
+use pangea_node::{ClientAuth, FailoverConfig, Health, RegionConfig, RegionStatus};
 use pangea_store::StoreConfig;
 use tokio::task::JoinHandle;
 
-use crate::certs::{self, Pem};
 use crate::down::{SupervisorLock, data_dirs, wait_gone};
 use crate::error::ClusterError;
+use crate::files::write_files;
 use crate::http::{HttpError, region_status};
 use crate::layout::{Layout, Owner, make_dir};
 use crate::manifest::{Manifest, RegionEntry, WanChoice};
 use crate::process::{Process, Recipe, State, said_since};
+use crate::supervised::{Supervised, Terms};
 use crate::wan::{AWS_REGIONS, Table, Wan};
 use crate::{admin, ports};
 
 /// Names a cluster that is not named.
 const CLUSTER_DEFAULT: &str = "pangea";
 const OS_USER_DEFAULT: &str = "postgres";
-/// The zone of a local cluster is below this one.
-const DNS_ZONE: &str = "internal";
 const PORT_BASE_DEFAULT: u16 = 7400;
 const REGIONS_DEFAULT: usize = 3;
 const REGIONS_MAX: usize = 11;
@@ -40,8 +36,6 @@ const READERS_MAX: u8 = 3;
 const POLL: Duration = Duration::from_millis(25);
 /// How long regions of a killed supervisor may take to stop by themselves.
 const LEFTOVER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Characters of a password: 24 of 62 are 142 bits.
-const PASSWORD_LEN: usize = 24;
 
 /// What cluster to bring up. What is `None` is as it was the last time, or the default.
 #[derive(Debug, Clone)]
@@ -116,11 +110,7 @@ pub struct Progress {
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
-    layout: Layout,
-    manifest: Manifest,
-    password: String,
-    processes: BTreeMap<RegionId, Process>,
-    wan: Option<Arc<Wan>>,
+    supervised: Arc<Supervised>,
     admin: JoinHandle<()>,
     _lock: SupervisorLock,
 }
@@ -178,22 +168,29 @@ impl Cluster {
                 .or_else(|| Some(existing.as_ref()?.failover.clone()))
                 .unwrap_or_default(),
             regions: Vec::new(),
+            removed: existing.as_ref().map(|existing| existing.removed.clone()).unwrap_or_default(),
         };
         // What a killed supervisor has left is on its way down, and holds the ports until then.
         for name in &names {
             wait_gone(&layout.region(name), Instant::now() + LEFTOVER_TIMEOUT).await;
         }
-        let regions = ports::plan(&names, manifest.port_base)?;
+        // With another base all get other ports.
+        let known = existing.filter(|existing| existing.port_base == manifest.port_base);
+        let known = known.map(|existing| existing.regions).unwrap_or_default();
+        let regions = ports::plan(&names, manifest.port_base, &known)?;
         let manifest = Manifest { regions, ..manifest };
-        let wan = match table {
-            Some(table) => Some(Arc::new(start_wan(&table, &manifest).await?)),
+        let wan = match &table {
+            Some(table) => Some(Arc::new(start_wan(table, &manifest).await?)),
             None => None,
         };
         let password = write_files(&layout, &owner, &manifest, wan.as_deref(), &options)?;
-        let admin = admin::start(&layout.admin_socket(), wan.clone())?;
         let processes = processes(&layout, &manifest, &options.exe);
-        let cluster = Self { layout, manifest, password, processes, wan, admin, _lock: lock };
-        match cluster.start_regions(options.ready_timeout, progress).await {
+        let ready_timeout = options.ready_timeout;
+        let supervised =
+            Supervised::new(layout, Terms { options, owner, table, password }, wan, manifest, processes);
+        let admin = admin::start(&supervised.layout.admin_socket(), &supervised)?;
+        let cluster = Self { supervised, admin, _lock: lock };
+        match cluster.start_regions(ready_timeout, progress).await {
             Ok(()) => Ok(cluster),
             Err(error) => {
                 cluster.stop().await;
@@ -209,8 +206,9 @@ impl Cluster {
     ) -> Result<(), ClusterError> {
         let began = Instant::now();
         let mut starting = Vec::new();
-        for (region, process) in &self.processes {
-            let log = self.layout.region_log(region);
+        let processes = self.supervised.processes();
+        for (region, process) in &processes {
+            let log = self.layout().region_log(region);
             let log_from = std::fs::metadata(&log).map_or(0, |found| found.len());
             process.start().await;
             starting.push(Starting { region, process, log, log_from, step: None });
@@ -218,7 +216,7 @@ impl Cluster {
         while !starting.is_empty() {
             let mut still = Vec::new();
             for mut region in starting {
-                let status = region_status(&self.layout, region.region).await;
+                let status = region_status(self.layout(), region.region).await;
                 if region.look(status, began, progress)? {
                     continue;
                 }
@@ -229,7 +227,7 @@ impl Cluster {
                         state: region
                             .step
                             .map_or("its process does not answer".to_owned(), |step| step.detail),
-                        log_dir: self.layout.region(region.region).join("log"),
+                        log_dir: self.layout().region(region.region).join("log"),
                     });
                 }
                 still.push(region);
@@ -245,33 +243,33 @@ impl Cluster {
     /// Where everything is.
     #[must_use]
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        &self.supervised.layout
     }
 
-    /// What it is.
+    /// What it is now.
     #[must_use]
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+    pub fn manifest(&self) -> Arc<Manifest> {
+        self.supervised.manifest()
     }
 
     /// Password of the role `postgres`.
     #[must_use]
     pub fn password(&self) -> &str {
-        &self.password
+        &self.supervised.terms.password
     }
 
     /// The endpoints of a region.
     ///
     /// # Errors
     /// When there is no such region.
-    pub fn endpoint(&self, region: &RegionId) -> Result<&RegionEntry, ClusterError> {
-        self.manifest.region(region)
+    pub fn endpoint(&self, region: &RegionId) -> Result<RegionEntry, ClusterError> {
+        self.manifest().region(region).cloned()
     }
 
     /// The emulator, unless the cluster runs without.
     #[must_use]
     pub fn wan(&self) -> Option<&Wan> {
-        self.wan.as_deref()
+        self.supervised.wan.as_deref()
     }
 
     /// What a region tells about itself.
@@ -279,7 +277,7 @@ impl Cluster {
     /// # Errors
     /// When it does not answer.
     pub async fn status(&self, region: &RegionId) -> Result<RegionStatus, HttpError> {
-        region_status(&self.layout, region).await
+        region_status(self.layout(), region).await
     }
 
     /// Kills a region as a power cut would: its process and its servers at once. It stays down.
@@ -287,8 +285,8 @@ impl Cluster {
     /// # Errors
     /// When there is no such region.
     pub async fn kill_region(&self, region: &RegionId) -> Result<(), ClusterError> {
-        self.process(region)?.down(Signal::SIGKILL).await;
-        for data in data_dirs(&self.layout.region(region), self.manifest.readers) {
+        self.supervised.process(region)?.down(Signal::SIGKILL).await;
+        for data in data_dirs(&self.layout().region(region), self.manifest().readers) {
             pangea_agent::kill_leftover(&data).await;
         }
         Ok(())
@@ -299,7 +297,7 @@ impl Cluster {
     /// # Errors
     /// When there is no such region.
     pub async fn stop_region(&self, region: &RegionId) -> Result<(), ClusterError> {
-        self.process(region)?.down(Signal::SIGTERM).await;
+        self.supervised.process(region)?.down(Signal::SIGTERM).await;
         Ok(())
     }
 
@@ -308,47 +306,40 @@ impl Cluster {
     /// # Errors
     /// When there is no such region.
     pub async fn start_region(&self, region: &RegionId) -> Result<(), ClusterError> {
-        self.process(region)?.start().await;
+        self.supervised.process(region)?.start().await;
         Ok(())
     }
 
     /// Stops all regions and returns when their processes are gone.
     pub async fn stop(self) {
         let mut tasks = tokio::task::JoinSet::new();
-        for (_, process) in self.processes {
+        for (_, process) in self.supervised.processes() {
             tasks.spawn(async move { process.down(Signal::SIGTERM).await });
         }
         tasks.join_all().await;
         self.admin.abort();
-        let _ = std::fs::remove_file(self.layout.admin_socket());
+        let _ = std::fs::remove_file(self.layout().admin_socket());
     }
 
     /// The process of a region, while there is one.
     pub(crate) fn process_id(&self, region: &RegionId) -> Option<i32> {
-        match self.process(region).ok()?.state() {
+        match self.supervised.process(region).ok()?.state() {
             State::Up(pid) => Some(pid),
             State::Down | State::Died(_) => None,
         }
     }
-
-    fn process(&self, region: &RegionId) -> Result<&Process, ClusterError> {
-        self.manifest.region(region)?;
-        self.processes
-            .get(region)
-            .ok_or_else(|| ClusterError::NoRegion { region: region.clone(), known: String::new() })
-    }
 }
 
-fn processes(layout: &Layout, manifest: &Manifest, exe: &Path) -> BTreeMap<RegionId, Process> {
-    let process = |entry: &RegionEntry| {
-        let recipe = Recipe {
-            exe: exe.to_owned(),
-            config: layout.region_config(&entry.name),
-            log: layout.region_log(&entry.name),
-        };
-        (entry.name.clone(), Process::new(recipe))
-    };
+fn processes(layout: &Layout, manifest: &Manifest, exe: &Path) -> BTreeMap<RegionId, Arc<Process>> {
+    let process = |entry: &RegionEntry| (entry.name.clone(), process(layout, &entry.name, exe));
     manifest.regions.iter().map(process).collect()
+}
+
+/// The process of a region, which is down until it is started.
+pub(crate) fn process(layout: &Layout, region: &RegionId, exe: &Path) -> Arc<Process> {
+    let recipe =
+        Recipe { exe: exe.to_owned(), config: layout.region_config(region), log: layout.region_log(region) };
+    Arc::new(Process::new(recipe))
 }
 
 /// A region that is not ready yet.
@@ -435,11 +426,15 @@ fn region_names(
             AWS_REGIONS.iter().take(REGIONS_DEFAULT).filter_map(|name| name.parse().ok()).collect()
         }
     };
+    check_names(&names)?;
+    Ok(names)
+}
+
+/// The regions of a cluster, as `up` is given them or as they are with a new one.
+pub(crate) fn check_names(names: &[RegionId]) -> Result<(), ClusterError> {
     if names.is_empty() || names.len() > REGIONS_MAX {
         let count = names.len();
-        return Err(ClusterError::Options(format!(
-            "--regions takes 1 to {REGIONS_MAX} regions, not {count}"
-        )));
+        return Err(ClusterError::Options(format!("a cluster has 1 to {REGIONS_MAX} regions, not {count}")));
     }
     for (index, name) in names.iter().enumerate() {
         if names.iter().take(index).any(|earlier| earlier == name) {
@@ -450,7 +445,7 @@ fn region_names(
             return Err(ClusterError::Options(problem));
         }
     }
-    Ok(names)
+    Ok(())
 }
 
 fn primary(names: &[RegionId], existing: Option<&Manifest>) -> Result<RegionId, ClusterError> {
@@ -486,7 +481,7 @@ fn store(options: &ClusterOptions, existing: Option<&Manifest>) -> Result<Option
 }
 
 /// Every pair must have a distance, before anything is made.
-fn check_table(table: Option<&Table>, names: &[RegionId]) -> Result<(), ClusterError> {
+pub(crate) fn check_table(table: Option<&Table>, names: &[RegionId]) -> Result<(), ClusterError> {
     let Some(table) = table else { return Ok(()) };
     for (index, from) in names.iter().enumerate() {
         for to in names.iter().skip(index + 1) {
@@ -508,142 +503,4 @@ async fn start_wan(table: &Table, manifest: &Manifest) -> Result<Wan, ClusterErr
     let targets: BTreeMap<RegionId, SocketAddr> =
         manifest.regions.iter().map(|entry| (entry.name.clone(), entry.link)).collect();
     Ok(Wan::start(table, &targets).await?)
-}
-
-/// Writes everything that the regions read, and returns the password. What is made once (authority, password)
-/// is kept when it exists.
-fn write_files(
-    layout: &Layout,
-    owner: &Owner,
-    manifest: &Manifest,
-    wan: Option<&Wan>,
-    options: &ClusterOptions,
-) -> Result<String, ClusterError> {
-    let ours = Owner(None);
-    // The mark first: from here on the directory is ours, however far this start gets.
-    let text = toml::to_string(manifest)
-        .map_err(|error| ClusterError::Options(format!("the manifest cannot be written: {error}")))?;
-    ours.private_file(&layout.manifest(), &text)?;
-    ours.private_dir(&layout.ca_dir())?;
-    owner.private_dir(&layout.store_dir())?;
-    make_dir(&layout.store_ways(), 0o711)?;
-    let authority = authority(layout, &manifest.cluster)?;
-    let password = match read_if_any(&layout.password())? {
-        Some(text) => text.trim().to_owned(),
-        None => {
-            let password = new_password()?;
-            ours.private_file(&layout.password(), &format!("{password}\n"))?;
-            password
-        }
-    };
-    ours.private_file(&layout.pgpass(), &format!("*:*:*:postgres:{password}\n"))?;
-    for entry in &manifest.regions {
-        let dir = layout.region(&entry.name);
-        for path in [dir.clone(), dir.join("tls"), dir.join("log")] {
-            owner.private_dir(&path)?;
-        }
-        let pem = certs::region(&manifest.cluster, entry.name.as_str(), &authority)?;
-        owner.private_file(&dir.join("tls/ca.pem"), &authority.cert)?;
-        owner.private_file(&dir.join("tls/cert.pem"), &pem.cert)?;
-        owner.private_file(&dir.join("tls/key.pem"), &pem.key)?;
-        owner.private_file(&dir.join("initial_password"), &format!("{password}\n"))?;
-        layout.lead_store(&entry.name)?;
-        let config = region_config(&dir, manifest, entry, wan, options, &layout.store_way(&entry.name))?;
-        let text = toml::to_string(&config).map_err(|error| {
-            ClusterError::Options(format!("the configuration cannot be written: {error}"))
-        })?;
-        owner.private_file(&layout.region_config(&entry.name), &text)?;
-    }
-    Ok(password)
-}
-
-fn region_config(
-    dir: &Path,
-    manifest: &Manifest,
-    entry: &RegionEntry,
-    wan: Option<&Wan>,
-    options: &ClusterOptions,
-    store_dir: &Path,
-) -> Result<RegionConfig, ClusterError> {
-    let mut peers = Vec::new();
-    for peer in manifest.regions.iter().filter(|peer| peer.name != entry.name) {
-        let link = match wan {
-            Some(wan) => wan.link(&entry.name, &peer.name)?.address(),
-            None => peer.link,
-        };
-        peers.push(PeerConfig { region: peer.name.clone(), link, addresses: Vec::new() });
-    }
-    Ok(RegionConfig {
-        cluster: manifest.cluster.clone(),
-        region: entry.name.clone(),
-        primary: manifest.primary.clone(),
-        store: manifest
-            .store
-            .clone()
-            .unwrap_or_else(|| StoreConfig::Embedded { path: store_dir.join("control.json") }),
-        failover: manifest.failover.clone(),
-        dns: Some(DnsConfig {
-            listen: entry.dns,
-            zone: format!("{}.{DNS_ZONE}", manifest.cluster),
-            ttl_s: DnsConfig::TTL_S,
-        }),
-        addresses: Vec::new(),
-        data_dir: dir.to_owned(),
-        pg_bin: manifest.pg_bin.clone(),
-        os_user: manifest.os_user.clone(),
-        readers: manifest.readers,
-        initial_password_file: Some(dir.join("initial_password")),
-        postgres_settings: options.postgres_settings.clone(),
-        listen: ListenConfig {
-            cluster: entry.cluster,
-            reader: entry.reader,
-            writer: entry.writer,
-            link: entry.link,
-        },
-        tls: TlsConfig {
-            ca: dir.join("tls/ca.pem"),
-            cert: dir.join("tls/cert.pem"),
-            key: dir.join("tls/key.pem"),
-        },
-        read_consistency: ReadConsistencyConfig::default(),
-        client_auth: manifest.auth,
-        clients_max: RegionConfig::CLIENTS_MAX,
-        authentication_timeout_s: options.authentication_timeout_s,
-        peers,
-    })
-}
-
-fn authority(layout: &Layout, cluster: &str) -> Result<Pem, ClusterError> {
-    let (cert_file, key_file) = (layout.ca_dir().join("ca.pem"), layout.ca_dir().join("ca.key"));
-    if let (Some(cert), Some(key)) = (read_if_any(&cert_file)?, read_if_any(&key_file)?) {
-        return Ok(Pem { cert, key });
-    }
-    let pem = certs::authority(cluster)?;
-    let ours = Owner(None);
-    ours.private_file(&key_file, &pem.key)?;
-    ours.private_file(&cert_file, &pem.cert)?;
-    Ok(pem)
-}
-
-fn read_if_any(path: &Path) -> Result<Option<String>, ClusterError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(ClusterError::file("read", path)(error)),
-    }
-}
-
-fn new_password() -> Result<String, ClusterError> {
-    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    /// Bytes from here on would make some characters likelier than others.
-    const FAIR: u8 = 248;
-    let mut password = String::new();
-    while password.len() < PASSWORD_LEN {
-        let mut bytes = [0_u8; PASSWORD_LEN];
-        getrandom::fill(&mut bytes).map_err(|error| ClusterError::Random(error.to_string()))?;
-        let fair = bytes.into_iter().filter(|byte| *byte < FAIR);
-        let characters = fair.filter_map(|byte| ALPHABET.get(usize::from(byte) % ALPHABET.len()));
-        password.extend(characters.take(PASSWORD_LEN - password.len()).map(|byte| char::from(*byte)));
-    }
-    Ok(password)
 }

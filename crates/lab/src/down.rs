@@ -115,7 +115,8 @@ pub fn delete(layout: &Layout) -> Result<(), ClusterError> {
     let Some(lock) = SupervisorLock::take(layout)? else {
         return Err(ClusterError::Running { path: layout.data_dir().to_owned() });
     };
-    let regions = manifest.regions.iter().map(|entry| layout.region(&entry.name));
+    let names = manifest.regions.iter().map(|entry| &entry.name).chain(&manifest.removed);
+    let regions = names.map(|name| layout.region(name));
     for dir in regions.chain([layout.ca_dir(), layout.store_dir(), layout.store_ways()]) {
         gone(fs::remove_dir_all(&dir), &dir)?;
     }
@@ -137,7 +138,7 @@ pub fn delete(layout: &Layout) -> Result<(), ClusterError> {
     Ok(())
 }
 
-fn gone(result: std::io::Result<()>, path: &Path) -> Result<(), ClusterError> {
+pub(crate) fn gone(result: std::io::Result<()>, path: &Path) -> Result<(), ClusterError> {
     match result {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(ClusterError::file("remove", path)(error))

@@ -9,7 +9,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use pangea_base::RegionId;
 use pangea_control::{SwitchoverRequest, TopologyChange};
-use pangea_node::{ControlStatus, FailoverRequest, RegionStatus, SwitchoverAnswer};
+use pangea_node::{ControlStatus, FailoverRequest, RegionStatus, Reloaded, SwitchoverAnswer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -100,7 +100,23 @@ pub async fn request_change(
     exchange(&socket, Method::POST, "/v1/change", Some(json(change)?)).await.map(drop)
 }
 
-fn json(value: &impl Serialize) -> Result<Vec<u8>, HttpError> {
+/// Asks a region to make the data of its server anew. It is done later: look for it.
+///
+/// # Errors
+/// When the region does not answer, or refuses.
+pub async fn request_rebuild(layout: &Layout, region: &RegionId) -> Result<(), HttpError> {
+    exchange(&layout.status_socket(region), Method::POST, "/v1/rebuild", None).await.map(drop)
+}
+
+/// Has a region read its configuration again.
+///
+/// # Errors
+/// When the region does not answer, or cannot use it.
+pub async fn request_reload(layout: &Layout, region: &RegionId) -> Result<Reloaded, HttpError> {
+    call(&layout.status_socket(region), Method::POST, "/v1/reload", None).await
+}
+
+pub(crate) fn json(value: &impl Serialize) -> Result<Vec<u8>, HttpError> {
     serde_json::to_vec(value).map_err(|error| HttpError::Refused(error.to_string()))
 }
 
@@ -110,7 +126,18 @@ pub(crate) async fn call<T: DeserializeOwned>(
     path: &str,
     body: Option<Vec<u8>>,
 ) -> Result<T, HttpError> {
-    let bytes = exchange(socket, method, path, body).await?;
+    call_within(TIMEOUT, socket, method, path, body).await
+}
+
+/// The same with patience for something that takes its time.
+pub(crate) async fn call_within<T: DeserializeOwned>(
+    longest: Duration,
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<Vec<u8>>,
+) -> Result<T, HttpError> {
+    let bytes = exchange_within(longest, socket, method, path, body).await?;
     serde_json::from_slice(&bytes)
         .map_err(|error| HttpError::Exchange { socket: socket.to_owned(), problem: error.to_string() })
 }
@@ -122,11 +149,21 @@ async fn exchange(
     path: &str,
     body: Option<Vec<u8>>,
 ) -> Result<Bytes, HttpError> {
+    exchange_within(TIMEOUT, socket, method, path, body).await
+}
+
+async fn exchange_within(
+    longest: Duration,
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<Vec<u8>>,
+) -> Result<Bytes, HttpError> {
     let late = |_| {
-        let problem = format!("none within {TIMEOUT:?}");
+        let problem = format!("none within {longest:?}");
         Err(HttpError::Exchange { socket: socket.to_owned(), problem })
     };
-    tokio::time::timeout(TIMEOUT, exchange_unbounded(socket, method, path, body)).await.unwrap_or_else(late)
+    tokio::time::timeout(longest, exchange_unbounded(socket, method, path, body)).await.unwrap_or_else(late)
 }
 
 async fn exchange_unbounded(

@@ -6,7 +6,7 @@
 //!            password pgpass       of the role `postgres`
 //!            supervisor.lock .log  held while a supervisor runs, with its process id; its log when detached
 //!            store/ store-ways/    the embedded store; each region's way to it
-//!            admin.sock            the WAN emulator's controls
+//!            admin.sock            the WAN emulator's controls, and regions that come and go
 //!            <region>/region.toml  configuration of `pangea region run`
 //!                     initial_password tls/ pgdata/ readerK/ run/ log/
 //! ```

@@ -10,21 +10,24 @@ pub mod chaos;
 mod cluster;
 mod down;
 mod error;
+mod files;
 pub mod history;
 mod http;
 mod layout;
 mod manifest;
 mod ports;
 mod process;
+mod supervised;
 mod trouble;
 pub mod wan;
 
-pub use admin::{LinkChange, admin_call};
+pub use admin::{LinkChange, RegionRemoval, RegionRemoved, add_region, admin_call, remove_region};
 pub use cluster::{Cluster, ClusterOptions, Progress};
 pub use down::{Down, delete, down};
 pub use error::ClusterError;
 pub use http::{
-    HttpError, region_control, region_status, request_change, request_failover, request_switchover,
+    HttpError, region_control, region_status, request_change, request_failover, request_rebuild,
+    request_reload, request_switchover,
 };
 pub use layout::Layout;
 pub use manifest::{Manifest, RegionEntry, WanChoice};

@@ -46,6 +46,9 @@ pub struct Manifest {
     /// When other regions take over.
     #[serde(default)]
     pub failover: FailoverConfig,
+    /// Regions that were removed and whose directories were kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<RegionId>,
     /// The regions.
     #[serde(rename = "region")]
     pub regions: Vec<RegionEntry>,
@@ -194,6 +197,7 @@ mod tests {
             store: Some(StoreConfig::etcd(vec!["http://a:1".into()], "p/".into())),
             failover: FailoverConfig::default(),
             regions: vec![entry],
+            removed: vec!["c".parse()?],
         };
         let text = toml::to_string(&manifest)?;
         std::fs::write(layout.manifest(), &text)?;

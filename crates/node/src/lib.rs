@@ -10,6 +10,7 @@ mod dns;
 mod lag;
 mod privileges;
 mod region;
+mod reload;
 mod status;
 mod status_file;
 mod status_server;
@@ -21,6 +22,7 @@ pub use config::{
 pub use control::{ControlStatus, FailoverRequest, SwitchoverAnswer, watch};
 pub use privileges::{PrivilegeError, lookup_user};
 pub use region::{NodeError, RunOptions, StopWith, run};
+pub use reload::Reloaded;
 pub use status::{Endpoints, Health, PeerView, PrimaryHeard, ReaderStatus, RegionStatus, Role};
 
 /// Name of the socket, below `run`, on which a region tells its status.

@@ -12,7 +12,7 @@ use pangea_base::{Epoch, Position, RegionId};
 use pangea_control::{Desired, Member, Settings, Topology};
 use pangea_discovery::DiscoveryError;
 use pangea_gateway::{
-    Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, Peer, PeerStatus, StartError, TlsFiles,
+    Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, PeerStatus, StartError, TlsFiles,
 };
 use pangea_store::{Store, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::control::{ControlPlane, Driven};
 use crate::dns::Dns;
 use crate::lag::LagTracker;
+use crate::reload::{self, Reloaded};
 use crate::status::{Endpoints, Health, PeerView, PrimaryHeard, ReaderStatus, RegionStatus, Role};
 use crate::status_file::Lags;
 use crate::{ClientAuth, LOCK_FILE, PrivilegeError, RegionConfig, STATUS_SOCKET, privileges, status_server};
@@ -32,8 +33,10 @@ const OS_USER_DEFAULT: &str = "postgres";
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How the process is run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RunOptions {
+    /// Where the configuration is read again from, an absolute path.
+    pub config_file: PathBuf,
     /// What ends it.
     pub stop_with: StopWith,
 }
@@ -140,23 +143,17 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let gateway = Arc::new(gateway);
     let undecided = Orders { role: Desired::Undecided, ..Orders::standby() };
     let (orders, ordered) = watch::channel(undecided);
-    let (in_region, readers): (Vec<Reader>, Vec<_>) = reader_specs(&config, &bin)
-        .into_iter()
-        .map(|spec| {
-            let (poller, name) = (StatusPoller::start(spec.socket_dir.clone()), spec.name.clone());
-            let (reader, server) = Reader::start(spec);
-            (reader, (server, poller, name))
-        })
-        .unzip();
+    let (in_region, readers) = start_readers(reader_specs(&config, &bin));
     let mut server = Server::start(main_spec(&config, &bin), ordered, in_region.clone());
     let poller = Arc::new(StatusPoller::start(config.run_dir()));
     let dns = Dns::start(&config).await?;
     let driven = Driven {
-        dns,
+        dns: dns.clone(),
         gateway: gateway.clone(),
         orders,
         readers: in_region,
         states: server.states(),
+        rebuilt: server.rebuilt(),
         poller: poller.clone(),
         store: store.clone(),
         pgdata: config.pgdata(),
@@ -165,11 +162,17 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let mut control_tasks = JoinSet::new();
     control_tasks.spawn(control.clone().follow_store(store));
     control_tasks.spawn(control.clone().drive(driven));
-    let region = Arc::new(Region::new(config, &bin, Sources { gateway, control, poller }, &server, &readers));
+    let sources = Sources { gateway, control, poller, dns, config_file: options.config_file };
+    let region = Arc::new(Region::new(config, &bin, sources, &server, &readers));
+    let hang_ups = reload_on_hang_up(region.clone()).map_err(NodeError::Process)?;
     let status = status_server::start(&region.config.run_dir().join(STATUS_SOCKET), Arc::clone(&region))?;
     let (stop_readers, reader_tasks) = care_for_readers(readers);
     let functions = tokio::spawn(pangea_agent::keep_functions(region.config.run_dir()));
-    let slots = tokio::spawn(pangea_agent::recovery::keep_slots(region.config.run_dir()));
+    let forgotten = {
+        let control = region.control.clone();
+        move |standby: &str| control.is_stranger(standby)
+    };
+    let slots = tokio::spawn(pangea_agent::recovery::keep_slots(region.config.run_dir(), forgotten));
     tracing::info!(region = %region.config.region, "region process is up");
 
     let result = tokio::select! {
@@ -184,6 +187,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
         }
     };
     tracing::info!(region = %region.config.region, "stopping");
+    hang_ups.abort();
     functions.abort();
     slots.abort();
     region.gateway.stop().await;
@@ -199,6 +203,15 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     let _ = std::fs::remove_file(region.config.run_dir().join(STATUS_SOCKET));
     tracing::info!(region = %region.config.region, "stopped");
     Ok(result?)
+}
+
+fn start_readers(specs: Vec<ServerSpec>) -> (Vec<Reader>, Vec<(Server, StatusPoller, String)>) {
+    let start = |spec: ServerSpec| {
+        let (poller, name) = (StatusPoller::start(spec.socket_dir.clone()), spec.name.clone());
+        let (reader, server) = Reader::start(spec);
+        (reader, (server, poller, name))
+    };
+    specs.into_iter().map(start).unzip()
 }
 
 /// Readers are worth a region less than its server: one that fails is told of and the region goes on.
@@ -245,6 +258,18 @@ fn stop_signal(stop_with: StopWith) -> std::io::Result<Arc<Notify>> {
     Ok(stop)
 }
 
+/// SIGHUP: the configuration is read again.
+fn reload_on_hang_up(region: Arc<Region>) -> std::io::Result<tokio::task::JoinHandle<()>> {
+    let mut received = signal(SignalKind::hangup())?;
+    Ok(tokio::spawn(async move {
+        while received.recv().await.is_some() {
+            if let Err(error) = region.reload() {
+                tracing::error!(error, "the configuration was not taken over");
+            }
+        }
+    }))
+}
+
 fn gateway_config(config: &RegionConfig) -> GatewayConfig {
     GatewayConfig {
         cluster_name: config.cluster.clone(),
@@ -273,11 +298,7 @@ fn gateway_config(config: &RegionConfig) -> GatewayConfig {
             ClientAuth::Scram => Auth::Scram,
             ClientAuth::Trust => Auth::Trust,
         },
-        peers: config
-            .peers
-            .iter()
-            .map(|peer| Peer { region: peer.region.clone(), link: peer.link })
-            .collect(),
+        peers: reload::gateway_peers(config),
     }
 }
 
@@ -354,11 +375,15 @@ struct Sources {
     gateway: Arc<Gateway>,
     control: Arc<ControlPlane>,
     poller: Arc<StatusPoller>,
+    dns: Option<Arc<Dns>>,
+    config_file: PathBuf,
 }
 
 /// What the status is made from.
 pub(crate) struct Region {
     config: RegionConfig,
+    config_file: PathBuf,
+    dns: Option<Arc<Dns>>,
     postgres: String,
     gateway: Arc<Gateway>,
     control: Arc<ControlPlane>,
@@ -394,8 +419,10 @@ impl Region {
             phase: server.phases(),
             answers: poller.answers(),
         });
-        let Sources { gateway, control, poller } = sources;
+        let Sources { gateway, control, poller, dns, config_file } = sources;
         Self {
+            config_file,
+            dns,
             postgres: bin.version().to_string(),
             gateway,
             control,
@@ -415,6 +442,11 @@ impl Region {
 
     pub(crate) fn control(&self) -> &ControlPlane {
         &self.control
+    }
+
+    /// Reads the configuration again: its peers take effect.
+    pub(crate) fn reload(&self) -> Result<Reloaded, String> {
+        reload::reload(&self.config_file, &self.config, &self.gateway, self.dns.as_deref())
     }
 
     /// The newest epoch that is known, and its primary; in the beginning what the configuration says.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::control::{ControlStatus, FailoverRequest, SwitchoverAnswer};
 use crate::region::{NodeError, Region};
+use crate::reload::Reloaded;
 use crate::status::RegionStatus;
 
 /// Listens on `path`, taking the place of a socket that an earlier process left.
@@ -30,6 +31,8 @@ pub(crate) fn start(path: &Path, region: Arc<Region>) -> Result<JoinHandle<()>, 
         .route("/v1/switchover", post(switchover))
         .route("/v1/failover", post(failover))
         .route("/v1/change", post(change))
+        .route("/v1/reload", post(reload))
+        .route("/v1/rebuild", post(rebuild))
         .with_state(region);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -65,4 +68,12 @@ async fn change(
     Json(change): Json<TopologyChange>,
 ) -> Result<(), (StatusCode, String)> {
     region.control().change(change).map_err(|why| (StatusCode::CONFLICT, why))
+}
+
+async fn reload(State(region): State<Arc<Region>>) -> Result<Json<Reloaded>, (StatusCode, String)> {
+    region.reload().map(Json).map_err(|why| (StatusCode::CONFLICT, why))
+}
+
+async fn rebuild(State(region): State<Arc<Region>>) -> Result<(), (StatusCode, String)> {
+    region.control().rebuild().map_err(|why| (StatusCode::CONFLICT, why))
 }

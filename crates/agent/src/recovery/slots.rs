@@ -49,11 +49,13 @@ const MOVE_TIMEOUT: &str = "60s";
 /// A standby that has been away for so long no longer holds the slots back.
 const FORGET: Duration = Duration::from_secs(60 * 60);
 
-/// Keeps the slots of the server whose socket is in `socket_dir`, for ever.
-pub async fn keep_slots(socket_dir: PathBuf) {
+/// Keeps the slots of the server whose socket is in `socket_dir`, for ever. Standbys, by their `application_name`, that
+/// are `forgotten` hold nothing back: their region is none of the cluster's.
+pub async fn keep_slots(socket_dir: PathBuf, forgotten: impl Fn(&str) -> bool + Send + Sync + 'static) {
     let mut config = Config::new();
     config.host_path(&socket_dir).port(SOCKET_PORT).user("postgres").application_name("pangea-agent");
-    let mut keeper = Keeper { config, standbys: HashMap::new(), moved: HashMap::new() };
+    let forgotten = Box::new(forgotten);
+    let mut keeper = Keeper { config, forgotten, standbys: HashMap::new(), moved: HashMap::new() };
     loop {
         let error = match Session::open(&keeper.config, "postgres").await {
             Ok(session) => keeper.watch(&session).await,
@@ -66,6 +68,7 @@ pub async fn keep_slots(socket_dir: PathBuf) {
 
 struct Keeper {
     config: Config,
+    forgotten: Box<dyn Fn(&str) -> bool + Send + Sync>,
     /// By `application_name`: what it had flushed when it was seen last, and when that was.
     standbys: HashMap<String, (Lsn, Instant)>,
     /// When the slot of a database was moved last.
@@ -135,14 +138,16 @@ impl Keeper {
     async fn target(&mut self, session: &Session) -> Result<Option<Lsn>, tokio_postgres::Error> {
         let now = Instant::now();
         let rows = session.rows(STANDBYS_SQL).await?;
-        let connected = !rows.is_empty();
-        for row in rows {
+        let mut connected = false;
+        for row in rows.iter().filter(|row| row.get(0).is_none_or(|name| !(self.forgotten)(name))) {
+            connected = true;
             let flushed = row.get(1).and_then(|lsn| lsn.parse().ok());
             if let (Some(name), Some(flushed)) = (row.get(0), flushed) {
                 self.standbys.insert(name.to_owned(), (flushed, now));
             }
         }
-        self.standbys.retain(|_, (_, seen)| now.duration_since(*seen) < FORGET);
+        let forgotten = &self.forgotten;
+        self.standbys.retain(|name, (_, seen)| now.duration_since(*seen) < FORGET && !forgotten(name));
         Ok(self.standbys.values().map(|(flushed, _)| *flushed).min().filter(|_| connected))
     }
 

@@ -17,8 +17,8 @@ async fn slots_follow_the_primary_and_are_in_nobodys_way() {
     a.start().await;
     let mut b = Node::new(dir.path(), "b", standby_of(&a));
     b.start().await;
-    tokio::spawn(keep_slots(a.spec.socket_dir.clone()));
-    let at_b = tokio::spawn(keep_slots(b.spec.socket_dir.clone()));
+    tokio::spawn(keep_slots(a.spec.socket_dir.clone(), |_| false));
+    let at_b = tokio::spawn(keep_slots(b.spec.socket_dir.clone(), |_| false));
     let sql = a.connect("postgres").await;
     sql.run("CREATE DATABASE \"it's \"\"x\"\"\"").await;
     sql.until(SLOTS, "it's \"x\",postgres").await;
@@ -78,7 +78,7 @@ async fn slots_follow_the_primary_and_are_in_nobodys_way() {
     b.start().await;
     let standby = b.connect("postgres").await;
     assert_eq!(standby.value(SLOTS).await, "it's \"x\",postgres");
-    tokio::spawn(keep_slots(b.spec.socket_dir.clone()));
+    tokio::spawn(keep_slots(b.spec.socket_dir.clone(), |_| false));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(standby.value(SLOTS).await, "it's \"x\",postgres");
     b.stop().await;

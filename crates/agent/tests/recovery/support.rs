@@ -76,7 +76,7 @@ impl Node {
                 Desired::Standby
             }
         };
-        let orders = Orders { role, create: true, follows: None, synchronous: String::new() };
+        let orders = Orders { role, create: true, follows: None, synchronous: String::new(), rebuild: 0 };
         let mut server = Server::start(spec, watch::channel(orders).1, Vec::new());
         let mut phases = server.phases();
         tokio::select! {

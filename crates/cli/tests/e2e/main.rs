@@ -21,5 +21,6 @@ mod drivers;
 mod failures;
 mod moving;
 mod pgbench;
+mod regions;
 mod session;
 mod support;

@@ -117,5 +117,9 @@ impl World {
         for (_, _, from) in self.regions[index].server.die() {
             self.write_ends(from);
         }
+        // Whoever streams from it notices, even when it is back before anybody looks.
+        for region in &mut self.regions {
+            region.server.upstream = region.server.upstream.filter(|(upstream, _)| *upstream != index);
+        }
     }
 }

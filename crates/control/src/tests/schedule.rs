@@ -52,6 +52,11 @@ pub(super) enum Fault {
         region: usize,
         drained: bool,
     },
+    /// A region is taken out of the topology, or put into it.
+    Membership {
+        region: usize,
+        member: bool,
+    },
     StepWall {
         region: usize,
         to: u64,
@@ -95,7 +100,7 @@ impl Schedule {
         let one = 1u8 << region;
         let lasts =
             if rng.percent(50) { rng.between(50_000, 1_000_000) } else { rng.between(1_000_000, 6_000_000) };
-        match rng.below(24) {
+        match rng.below(26) {
             0 | 1 => Fault::EndProcess { region, with_server: rng.percent(50), away: lasts },
             2..=4 => Fault::Pause { region, lasts },
             5 => Fault::CrashServer { region },
@@ -117,6 +122,8 @@ impl Schedule {
             ),
             21 => Fault::Drain { region: rng.index(count), drained: rng.percent(60) },
             22 => Fault::StepWall { region, to: [0, 2_000_000][rng.index(2)] },
+            // One region comes and goes: with no other left nobody could take over from one that is destroyed.
+            23 | 24 => Fault::Membership { region: count - 1, member: rng.percent(40) },
             _ => Fault::StoreAway { requests: all & !one, answers: one, lasts },
         }
     }
@@ -160,7 +167,8 @@ impl World {
             Fault::Switchover { .. }
             | Fault::Failover { .. }
             | Fault::Durability(_)
-            | Fault::Drain { .. } => return self.operate(fault),
+            | Fault::Drain { .. }
+            | Fault::Membership { .. } => return self.operate(fault),
             Fault::HealAll => {
                 self.cut = [0; 8];
                 (self.store.requests_cut, self.store.answers_cut) = (0, 0);
@@ -195,10 +203,11 @@ impl World {
         let now = self.now;
         let asked = match fault {
             Fault::Failover { region, .. } => Some(region),
-            _ => self
-                .regions
-                .iter()
-                .position(|region| region.gate.as_ref().is_some_and(|gate| gate.primary == region.id)),
+            _ => self.regions.iter().position(|region| {
+                // What a destroyed region knew last says nothing.
+                let knows = region.gate.as_ref().is_some_and(|gate| gate.primary == region.id);
+                knows && !region.destroyed
+            }),
         };
         let Some(index) = asked else { return Ok(()) };
         let region = &mut self.regions[index];
@@ -230,6 +239,15 @@ impl World {
                 let member = Member { priority: priority.unwrap_or(100), drained };
                 self.change(index, TopologyChange::Member(id, member));
             }
+            Fault::Membership { region, member } => {
+                let id = super::world::name(region);
+                let known = controller.topology().is_some_and(|it| it.members.contains_key(&id));
+                match member {
+                    false => self.change(index, TopologyChange::Remove(id)),
+                    true if known => {}
+                    true => self.change(index, TopologyChange::Member(id, Member::default())),
+                }
+            }
             _ => {}
         }
         self.poll(index)
@@ -237,6 +255,16 @@ impl World {
 
     /// Whether all is as it should be, some time after the last fault.
     pub(super) fn check(&mut self) -> Result<(), Violation> {
+        for region in 0..self.regions.len() {
+            let away = self
+                .store
+                .topology
+                .as_ref()
+                .is_some_and(|(_, it)| !it.members.contains_key(&self.regions[region].id));
+            if away && !self.regions[region].destroyed {
+                self.operate(Fault::Membership { region, member: true })?;
+            }
+        }
         let problem = self.problem();
         let Some(problem) = problem else {
             let all_back = self.regions.iter().all(|region| !region.destroyed);
@@ -264,7 +292,10 @@ impl World {
     fn decide_for_them(&mut self) -> Result<(), Violation> {
         let Some((_, topology)) = &self.store.topology else { return Ok(()) };
         let gone = self.regions.iter().any(|region| region.destroyed && region.id == topology.primary);
-        let there = (0..self.regions.len()).filter(|region| !self.regions[*region].destroyed);
+        let there = (0..self.regions.len()).filter(|region| {
+            let region = &self.regions[*region];
+            !region.destroyed && topology.members.contains_key(&region.id)
+        });
         let best = there.max_by_key(|region| {
             let server = &self.regions[*region].server;
             (server.mode == Mode::Standby, server.timeline, server.wal.len())
@@ -283,6 +314,9 @@ impl World {
         let primary = self.regions.iter().position(|region| region.id == topology.primary)?;
         let length = self.regions[primary].server.wal.len();
         for (index, region) in self.regions.iter().enumerate().filter(|(_, region)| !region.destroyed) {
+            if !topology.members.contains_key(&region.id) {
+                return Some(format!("r{index} is not in the topology"));
+            }
             let Some(gate) = &region.gate else { return Some(format!("r{index} knows nothing")) };
             if gate.epoch != topology.epoch || gate.primary != topology.primary {
                 return Some(format!("r{index} is in epoch {} of {}", gate.epoch, gate.primary));

@@ -118,6 +118,9 @@ impl World {
         if !claims {
             return Ok(());
         }
+        if before.is_some_and(|topology| !topology.members.contains_key(&self.regions[index].id)) {
+            return violated(Invariant::OneWriter, format!("r{index} claims and was removed"));
+        }
         let cause = next.changes.last().map_or(Cause::Forced, |change| change.cause);
         if cause == Cause::Failover
             && let Some(writer) = (0..self.regions.len())

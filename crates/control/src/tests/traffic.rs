@@ -147,15 +147,17 @@ impl World {
 
     /// A primary's commits wait for as many regions as the topology says.
     pub(super) fn configure(&mut self, index: usize) {
+        let count = self.regions.len();
         let region = &mut self.regions[index];
         let Some(topology) = region.controller.as_ref().and_then(|it| it.topology()) else { return };
         let wanted = match topology.durability {
             Durability::Async | Durability::Bounded { .. } => (0, 0),
             Durability::Sync { regions } => {
-                let counts = |(other, member): (usize, &crate::Member)| {
-                    u8::from(!member.drained && other != index) << other
+                let counts = |other: usize| {
+                    let member = topology.members.get(&super::world::name(other));
+                    u8::from(other != index && member.is_some_and(|member| !member.drained)) << other
                 };
-                (regions, topology.members.values().enumerate().map(counts).sum())
+                (regions, (0..count).map(counts).sum())
             }
         };
         if region.server.sync != wanted {

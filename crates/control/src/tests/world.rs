@@ -110,7 +110,9 @@ impl Region {
     }
 
     fn real(&self, local: Duration) -> u64 {
-        u64::try_from(local.as_micros()).unwrap().saturating_sub(self.offset) * 1_000_000 / self.rate
+        // The lease of a region that is alone has no end.
+        let micros = u64::try_from(local.as_micros()).unwrap_or(u64::MAX).min(u64::MAX / 1_000_000);
+        micros.saturating_sub(self.offset) * 1_000_000 / self.rate
     }
 
     pub(super) fn writable(&self, real: u64) -> bool {

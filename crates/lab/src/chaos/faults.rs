@@ -228,7 +228,7 @@ pub(super) async fn end(cluster: &Cluster, undo: &Undo) -> Result<(), ClusterErr
         Undo::Continue(pids) => processes::signal(pids, Signal::SIGCONT),
         Undo::Restore(directions) => {
             let links = directions.iter().filter_map(|(from, to)| cluster.wan()?.link(from, to).ok());
-            links.for_each(crate::wan::Link::restore);
+            links.for_each(|link| link.restore());
         }
         Undo::Store(regions) => {
             for region in regions {

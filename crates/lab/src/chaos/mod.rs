@@ -169,7 +169,8 @@ impl<'a> Chaos<'a> {
     /// The parts as they are now, as far as is known.
     async fn cast(&self) -> Option<Cast> {
         let primary = state::newest(self.cluster).await?.primary;
-        let regions = self.cluster.manifest().regions.iter().map(|entry| entry.name.clone());
+        let manifest = self.cluster.manifest();
+        let regions = manifest.regions.iter().map(|entry| entry.name.clone());
         let mut others: Vec<RegionId> = regions.filter(|region| *region != primary).collect();
         others.sort();
         Some(Cast { primary, others })
@@ -231,7 +232,8 @@ impl<'a> Chaos<'a> {
     fn writers(&self, seed: u64, told: &watch::Receiver<bool>) -> JoinSet<()> {
         let mut rng = Rng::new(seed ^ 0x5EED);
         let mut writers = JoinSet::new();
-        let regions = &self.cluster.manifest().regions;
+        let manifest = self.cluster.manifest();
+        let regions = &manifest.regions;
         let places = regions.iter().flat_map(|entry| std::iter::repeat_n(&entry.name, WRITERS));
         for (number, region) in (0..).zip(places) {
             let via = Via::Endpoint(region.clone());

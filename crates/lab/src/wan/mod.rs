@@ -12,7 +12,7 @@ mod timer;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pangea_base::RegionId;
@@ -60,9 +60,16 @@ pub enum WanError {
 
 /// A running emulator; its links end when it is dropped.
 #[derive(Debug)]
-pub struct Wan {
+pub struct Wan(Mutex<Network>);
+
+#[derive(Debug, Default)]
+struct Network {
+    /// Where each region is reached without the emulator.
+    targets: BTreeMap<RegionId, SocketAddr>,
     links: BTreeMap<(RegionId, RegionId), Link>,
-    listeners: Vec<JoinHandle<()>>,
+    listeners: BTreeMap<(RegionId, RegionId), JoinHandle<()>>,
+    /// Links that were ever made.
+    made: u64,
 }
 
 /// One direction between two regions.
@@ -109,11 +116,50 @@ impl Wan {
     /// # Errors
     /// When the table lacks a pair or no listener can be made.
     pub async fn start(table: &Table, targets: &BTreeMap<RegionId, SocketAddr>) -> Result<Self, WanError> {
-        let mut links = BTreeMap::new();
-        let mut sockets = Vec::new();
-        let pairs = targets.keys().flat_map(|from| targets.keys().map(move |to| (from, to)));
-        for (number, (from, to)) in pairs.filter(|(from, to)| from != to).enumerate() {
-            let distance = table.distance(from, to)?;
+        let wan = Self(Mutex::default());
+        let pairs = targets.keys().flat_map(|from| targets.keys().map(move |to| (from.clone(), to.clone())));
+        wan.connect(table, pairs.filter(|(from, to)| from != to).collect(), targets.clone()).await?;
+        Ok(wan)
+    }
+
+    /// Connects one more region, which is reached at `target`, with every other; nothing is done when it is connected.
+    ///
+    /// # Errors
+    /// When the table lacks a pair or no listener can be made; nothing is changed then.
+    pub async fn add(&self, table: &Table, region: &RegionId, target: SocketAddr) -> Result<(), WanError> {
+        let others: Vec<RegionId> = self.network().targets.keys().cloned().collect();
+        if others.contains(region) {
+            return Ok(());
+        }
+        let ways = |other: &RegionId| [(other.clone(), region.clone()), (region.clone(), other.clone())];
+        let pairs = others.iter().flat_map(ways).collect();
+        self.connect(table, pairs, BTreeMap::from([(region.clone(), target)])).await
+    }
+
+    /// Takes a region and its links away, with all that runs over them.
+    pub fn remove(&self, region: &RegionId) {
+        let mut network = self.network();
+        network.targets.remove(region);
+        network.links.retain(|(from, to), _| from != region && to != region);
+        network.listeners.retain(|(from, to), listener| {
+            let stays = from != region && to != region;
+            if !stays {
+                listener.abort();
+            }
+            stays
+        });
+    }
+
+    async fn connect(
+        &self,
+        table: &Table,
+        pairs: Vec<(RegionId, RegionId)>,
+        targets: BTreeMap<RegionId, SocketAddr>,
+    ) -> Result<(), WanError> {
+        let mut made = self.network().made;
+        let mut fresh = Vec::new();
+        for (from, to) in pairs {
+            let distance = table.distance(&from, &to)?;
             let listen = |source| WanError::Listen { from: from.clone(), to: to.clone(), source };
             let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(listen)?;
             let address = socket.local_addr().map_err(listen)?;
@@ -123,58 +169,74 @@ impl Wan {
                 bandwidth: distance.bandwidth,
                 cut: false,
             };
+            made += 1;
             // A fixed seed per link: the same cluster has the same jitter in every run.
-            let seed = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(number as u64 + 1);
+            let seed = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(made);
             let direction = Arc::new(Direction::new(behaviour, seed));
-            links.insert((from.clone(), to.clone()), Link { address, direction });
-            sockets.push((from.clone(), to.clone(), socket));
+            fresh.push((from, to, Link { address, direction }, socket));
         }
-        let mut listeners = Vec::new();
+        let mut network = self.network();
+        network.made = made;
+        network.targets.extend(targets);
+        let mut sockets = Vec::new();
+        for (from, to, link, socket) in fresh {
+            network.links.insert((from.clone(), to.clone()), link);
+            sockets.push((from, to, socket));
+        }
         for (from, to, socket) in sockets {
-            let ends = (links.get(&(from.clone(), to.clone())), links.get(&(to.clone(), from)));
-            let (Some(forth), Some(back), Some(target)) = (ends.0, ends.1, targets.get(&to)) else {
+            let ends = (from, to);
+            let back = (ends.1.clone(), ends.0.clone());
+            let ways = (network.links.get(&ends), network.links.get(&back));
+            let (Some(forth), Some(back), Some(target)) = (ways.0, ways.1, network.targets.get(&ends.1))
+            else {
                 continue;
             };
             let path = Path { forth: Arc::clone(&forth.direction), back: Arc::clone(&back.direction) };
-            listeners.push(tokio::spawn(accept(socket, *target, path)));
+            let listener = tokio::spawn(accept(socket, *target, path));
+            network.listeners.insert(ends, listener);
         }
-        Ok(Self { links, listeners })
+        Ok(())
+    }
+
+    fn network(&self) -> MutexGuard<'_, Network> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The direction from one region to another.
     ///
     /// # Errors
     /// When there is none.
-    pub fn link(&self, from: &RegionId, to: &RegionId) -> Result<&Link, WanError> {
-        let link = self.links.get(&(from.clone(), to.clone()));
+    pub fn link(&self, from: &RegionId, to: &RegionId) -> Result<Link, WanError> {
+        let link = self.network().links.get(&(from.clone(), to.clone())).cloned();
         link.ok_or_else(|| WanError::NoLink { from: from.clone(), to: to.clone() })
     }
 
     /// Cuts a region off from all others, both ways.
     pub fn isolate(&self, region: &RegionId) {
-        self.links_of(region).for_each(Link::cut);
+        self.links_of(region).iter().for_each(Link::cut);
     }
 
     /// Undoes [`Wan::isolate`].
     pub fn rejoin(&self, region: &RegionId) {
-        self.links_of(region).for_each(Link::restore);
+        self.links_of(region).iter().for_each(Link::restore);
     }
 
-    fn links_of<'a>(&'a self, region: &'a RegionId) -> impl Iterator<Item = &'a Link> {
-        let touches = move |(from, to): &(RegionId, RegionId)| from == region || to == region;
-        self.links.iter().filter(move |(ends, _)| touches(ends)).map(|(_, link)| link)
+    fn links_of(&self, region: &RegionId) -> Vec<Link> {
+        let network = self.network();
+        let touches = |(from, to): &(RegionId, RegionId)| from == region || to == region;
+        network.links.iter().filter(|(ends, _)| touches(ends)).map(|(_, link)| link.clone()).collect()
     }
 
     /// All directions.
     #[must_use]
     pub fn status(&self) -> Vec<LinkStatus> {
-        self.links.iter().map(|((from, to), link)| link.status(from, to)).collect()
+        self.network().links.iter().map(|((from, to), link)| link.status(from, to)).collect()
     }
 }
 
 impl Drop for Wan {
     fn drop(&mut self) {
-        self.listeners.iter().for_each(JoinHandle::abort);
+        self.network().listeners.values().for_each(JoinHandle::abort);
     }
 }
 

@@ -64,11 +64,12 @@ pub(crate) struct Driven {
     pub(crate) orders: watch::Sender<Orders>,
     pub(crate) readers: Vec<Reader>,
     pub(crate) states: watch::Receiver<State>,
+    pub(crate) rebuilt: watch::Receiver<u64>,
     pub(crate) poller: Arc<StatusPoller>,
     pub(crate) store: Store,
     pub(crate) pgdata: std::path::PathBuf,
     pub(crate) socket_dir: std::path::PathBuf,
-    pub(crate) dns: Option<Dns>,
+    pub(crate) dns: Option<Arc<Dns>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -213,6 +214,8 @@ struct Driver {
 impl Driver {
     /// Decides once; how long until it is to be done again at the latest.
     async fn once(&mut self) -> Duration {
+        // Before the state: what is gone by then does not run by then.
+        let gone = *self.driven.rebuilt.borrow();
         let state = *self.states.borrow_and_update();
         let answer = self.answers.borrow_and_update().clone();
         let server = server(state, answer.as_ref());
@@ -222,6 +225,7 @@ impl Driver {
             let mut controller = self.plane.controller();
             controller.server(server.clone());
             controller.gateway(held, busy);
+            controller.rebuilt(gone);
             let output = controller.poll(now, wall);
             let me = controller.me().clone();
             let system = answer.and_then(|answer| answer.system);
@@ -239,6 +243,7 @@ impl Driver {
                 let followed = followed(topology, epoch, primary, &me);
                 self.driven.readers.iter().for_each(|reader| reader.follow(followed.clone()));
             }
+            let rebuild = controller.rebuilds();
             let urgent = topology.is_some_and(|topology| topology.transition.is_some());
             if let Some(system) = system.filter(|_| create && output.desired == Desired::Primary) {
                 // An error means that it is tried again in a moment.
@@ -246,7 +251,7 @@ impl Driver {
             }
             (
                 output.clone(),
-                Orders { role: output.desired, create, follows, synchronous },
+                Orders { role: output.desired, create, follows, synchronous, rebuild },
                 urgent,
                 unconfirmed,
             )

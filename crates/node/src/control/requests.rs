@@ -19,6 +19,9 @@ pub struct ControlStatus {
     pub store_problem: Option<String>,
     /// Why the region does not take over, if its lease has ended.
     pub objection: Option<String>,
+    /// The data of its server are to be made anew, and are not gone yet.
+    #[serde(default)]
+    pub rebuilding: bool,
     /// The time of its process, in microseconds: that of the steps.
     pub now_us: u64,
     /// What happened lately.
@@ -55,6 +58,7 @@ impl ControlPlane {
             topology: controller.topology().cloned(),
             store_problem: lock(&self.store_problem).clone(),
             objection: controller.objection().map(str::to_owned),
+            rebuilding: controller.is_rebuilding(),
             now_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
             steps: controller.steps(),
             own: controller.state(now),
@@ -77,5 +81,23 @@ impl ControlPlane {
         let answer = self.controller().failover(self.clock.now(), request.allow_data_loss);
         self.wake.notify_one();
         answer
+    }
+
+    /// Asks for the data of this region's server to be made anew.
+    pub(crate) fn rebuild(&self) -> Result<(), String> {
+        let answer = self.controller().rebuild(self.clock.now());
+        self.wake.notify_one();
+        answer.map(drop)
+    }
+
+    /// Whether a standby of this name is one of no region that the topology names.
+    pub(crate) fn is_stranger(&self, standby: &str) -> bool {
+        let controller = self.controller();
+        let Some(topology) = controller.topology() else { return false };
+        let is_of = |region: &RegionId| {
+            let rest = standby.strip_prefix(region.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("-reader"))
+        };
+        !topology.members.keys().any(is_of)
     }
 }

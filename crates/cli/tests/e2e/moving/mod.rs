@@ -74,12 +74,12 @@ fn in_region_readers() {
 }
 
 /// The topology that the regions know.
-async fn topology(lab: &Lab) -> Value {
+pub(crate) async fn topology(lab: &Lab) -> Value {
     lab.pangea(&["status", "--json"]).await.json()["topology"].take()
 }
 
 /// Waits until all regions are healthy, agree on the primary, and have followed it to its timeline.
-async fn settled(lab: &Lab, primary: &str) {
+pub(crate) async fn settled(lab: &Lab, primary: &str) {
     for entry in &lab.cluster.manifest().regions {
         eventually(&format!("{} is well and knows that {primary} is primary", entry.name), async || {
             // Asked each time: right after the move the primary may still tell its former timeline.
@@ -96,7 +96,7 @@ async fn settled(lab: &Lab, primary: &str) {
 }
 
 /// Moves the primary, which has to work.
-async fn switch(lab: &Lab, to: &str) -> Run {
+pub(crate) async fn switch(lab: &Lab, to: &str) -> Run {
     let run = lab.pangea(&["switchover", "--to", to]).await.ended(0);
     settled(lab, to).await;
     run

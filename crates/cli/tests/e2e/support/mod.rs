@@ -204,7 +204,7 @@ impl Lab {
     }
 
     /// The addresses of a region.
-    pub(crate) fn entry(&self, region: &str) -> &RegionEntry {
+    pub(crate) fn entry(&self, region: &str) -> RegionEntry {
         self.cluster.endpoint(&id(region)).unwrap()
     }
 
