@@ -68,8 +68,10 @@ pub(crate) async fn make_standby(
                         "what only it has cannot be put aside yet"
                     );
                 }
-                let step = "cannot put aside what only this server has; nothing of it is lost, and it is tried again";
-                phase.send_replace(Phase::Rejoining(format!("{step}: {text}")));
+                phase.send_replace(Phase::Rejoining(format!(
+                    "cannot put aside what only this server has ({text}); it is kept, and that is tried again. To do \
+                     without it, stop the region, move pgdata away and start it"
+                )));
                 told = Some(text);
                 tokio::time::sleep(KEEP_PAUSE).await;
             }

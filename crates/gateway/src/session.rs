@@ -48,6 +48,9 @@ const MOVE_PAUSE_LONG: Duration = Duration::from_millis(500);
 /// Tries after which the pause is longer.
 const MOVES_SOON: u32 = 100;
 
+/// What a region that stops has said to its sessions comes within this time of the end of its heartbeats, or not at all.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Pause before the primary is tried again.
 const PRIMARY_PAUSE: Duration = Duration::from_millis(30);
 
@@ -255,7 +258,10 @@ fn read_only(startup: &mut Startup) {
 
 fn lost(route: &Route) -> Pending<()> {
     let mut generation = route.generation();
-    Box::pin(async move { generation.lost().await })
+    Box::pin(async move {
+        generation.lost().await;
+        sleep(LAST_WORDS).await;
+    })
 }
 
 fn stopped(shared: Arc<Shared>) -> Pending<()> {

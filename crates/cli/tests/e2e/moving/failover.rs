@@ -81,27 +81,31 @@ pub(super) async fn a_standby_of_another_line_is_noticed(lab: &Lab) {
     for region in [EU, AP] {
         lab.replicated(region, "SELECT count(*) FROM lines").await;
     }
-    lab.cluster.kill_region(&id(US)).await.unwrap();
-    lab.pangea(&["failover", "--to", EU, "--allow-data-loss"]).await.ended(0);
-    lab.connect(EU).await.run("INSERT INTO lines VALUES (1)").await;
-    has_only(lab, AP, "{1}").await;
-    for region in [EU, AP] {
+    for region in [AP, US] {
         lab.cluster.kill_region(&id(region)).await.unwrap();
     }
+    lab.pangea(&["failover", "--to", EU, "--allow-data-loss"]).await.ended(0);
+    lab.connect(EU).await.run("INSERT INTO lines VALUES (1)").await;
     lab.cluster.start_region(&id(US)).await.unwrap();
-    eventually("the failover back is done", async || {
-        let run = lab.pangea(&["failover", "--to", US, "--allow-data-loss"]).await;
+    has_only(lab, US, "{1}").await;
+    for region in [EU, US] {
+        lab.cluster.kill_region(&id(region)).await.unwrap();
+    }
+    lab.cluster.start_region(&id(AP)).await.unwrap();
+    eventually("the failover to the one that knows nothing of it is done", async || {
+        let run = lab.pangea(&["failover", "--to", AP, "--allow-data-loss"]).await;
         (run.code == Some(0)).then_some(())
     })
     .await;
-    lab.connect(US).await.run("INSERT INTO lines VALUES (2)").await;
-    for region in [EU, AP] {
+    lab.connect(AP).await.run("INSERT INTO lines VALUES (2)").await;
+    for region in [US, EU] {
         lab.cluster.start_region(&id(region)).await.unwrap();
     }
-    settled(lab, US).await;
+    settled(lab, AP).await;
     for region in [US, EU, AP] {
         has_only(lab, region, "{2}").await;
     }
+    primary_at(lab, US).await;
     lab.connect(US).await.run("DROP TABLE lines").await;
     lab.pangea(&["policy", "--automatic", "on"]).await.ended(0);
 }

@@ -1,6 +1,8 @@
 //! An in-region reader takes the place of its region's server, and the primary stays where it is.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{primary_at, settled, topology};
 use crate::support::{AP, EU, Lab, US, eventually, id};
@@ -43,11 +45,15 @@ pub(super) async fn takes_the_primarys_place_and_nothing_is_lost(lab: &Lab) {
     let sender: i32 = setup.text(receiver).await.parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(sender), nix::sys::signal::Signal::SIGSTOP).unwrap();
     setup.run("INSERT INTO kept SELECT -n FROM generate_series(1, 20000) n").await;
-    let session = lab.connect(EU).await;
-    // Until its session breaks.
+    let (stop, session) = (Arc::new(AtomicBool::new(false)), lab.connect(EU).await);
+    let stopped = stop.clone();
+    // Until its session breaks, if it does.
     let writer = tokio::spawn(async move {
         let mut acknowledged = Vec::new();
         for n in 1.. {
+            if stopped.load(Ordering::Relaxed) {
+                break;
+            }
             match session.batch_execute(&format!("INSERT INTO kept VALUES ({n})")).await {
                 Ok(()) => acknowledged.push(n),
                 Err(_) => break,
@@ -70,6 +76,7 @@ pub(super) async fn takes_the_primarys_place_and_nothing_is_lost(lab: &Lab) {
         session.batch_execute("INSERT INTO kept VALUES (0)").await.ok()
     })
     .await;
+    stop.store(true, Ordering::Relaxed);
     let acknowledged = writer.await.unwrap();
     let list = acknowledged.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let missing =
