@@ -241,7 +241,7 @@ fn write_settings(pgdata: &Path, spec: &ServerSpec) -> Result<(), ServerError> {
     Ok(())
 }
 
-fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

@@ -30,6 +30,10 @@ const KEEP_PAUSE: Duration = Duration::from_secs(2);
 /// Letters in the name of a segment of the log: timeline and position, no suffix.
 const SEGMENT_NAME_LEN: usize = 24;
 
+/// How the timeline began that a standby follows: its number, and the first bytes of its first record. With the data,
+/// because a copy of them has the same past.
+const LINE_FILE: &str = "pangea.line";
+
 /// The mark of a rewind that has begun and not ended: the directory is neither the one nor the other.
 const REWINDING: &str = "rewinding";
 
@@ -268,6 +272,8 @@ pub(crate) enum Line {
     Same,
     /// It has what the primary has not: it can never follow.
     Diverged,
+    /// It has followed another region's timeline of the same number: nobody's log goes with what it has.
+    Mixed,
     /// The primary cannot be asked, or the standby has not come far enough.
     Unknown,
 }
@@ -296,13 +302,18 @@ pub(crate) async fn line(spec: &ServerSpec, known: bool) -> Line {
     let source = conninfo(&spec.uplink_dir, &spec.name);
     match fork_of(&source, timeline).await {
         Ok(Fork { lsn, .. }) if received > lsn => Line::Diverged,
+        // It is on this timeline, or on one that calls itself so and is not as far.
+        Err(RecoveryError::OtherLine { .. }) if timeline_of(&source).await.ok() == Some(timeline) => {
+            compare_beginnings(spec, timeline, received).await.unwrap_or(Line::Unknown)
+        }
         _ => Line::Unknown,
     }
 }
 
 /// Two regions that were promoted from the same timeline, each without knowing of the other, call theirs by the same
 /// number: a standby of the one streams from the other, and has a mixture of both. But the record with which a timeline
-/// begins holds the time of the promotion.
+/// begins holds the time of the promotion. How the one began that the standby follows is noted beside its data, because
+/// streaming starts at the beginning of a segment and writes over what was there.
 async fn compare_beginnings(
     spec: &ServerSpec,
     timeline: Timeline,
@@ -317,20 +328,39 @@ async fn compare_beginnings(
     let bytes = control_data(&spec.bin, &spec.pgdata).await?.wal_segment_bytes;
     let (name, offset) = (segment_name(timeline, began, bytes), began.0 % bytes);
     let length = BEGINNING.min(bytes - offset);
-    let session = |config| async move {
-        Session::open(&config, "postgres").await.map_err(RecoveryError::sql("ask how its timeline begins"))
-    };
-    let mut own = Config::new();
-    own.host_path(&spec.socket_dir).port(SOCKET_PORT).user("postgres").application_name("pangea-agent");
-    let primary = parse_conninfo(&conninfo(&spec.uplink_dir, &spec.name))?;
-    let mut beginnings = Vec::new();
-    for config in [own, primary] {
+    let beginning = async |config: Config| {
+        let asking = RecoveryError::sql("ask how its timeline begins");
         // NULL when that segment is no longer there.
         let sql =
             format!("SELECT encode(pg_read_binary_file('pg_wal/{name}', {offset}, {length}, true), 'hex')");
-        let beginning = session(config).await?.value(&sql).await;
-        beginnings.push(beginning.map_err(RecoveryError::sql("read how a timeline begins"))?);
-    }
-    let differ = matches!(beginnings.as_slice(), [Some(own), Some(primary)] if own != primary);
-    Ok(if differ { Line::Diverged } else { Line::Same })
+        match Session::open(&config, "postgres").await {
+            Ok(session) => session.value(&sql).await.map_err(asking),
+            Err(error) => Err(asking(error)),
+        }
+    };
+    let note = spec.pgdata.join(LINE_FILE);
+    let noted = std::fs::read_to_string(&note).ok();
+    let noted = noted.and_then(|text| text.strip_prefix(&format!("{} ", timeline.0)).map(str::to_owned));
+    let known = noted.is_some();
+    let own = match noted {
+        Some(noted) => Some(noted),
+        None => {
+            let mut own = Config::new();
+            own.host_path(&spec.socket_dir)
+                .port(SOCKET_PORT)
+                .user("postgres")
+                .application_name("pangea-agent");
+            beginning(own).await?
+        }
+    };
+    let primary = beginning(parse_conninfo(&conninfo(&spec.uplink_dir, &spec.name))?).await?;
+    Ok(match (own, primary) {
+        (Some(own), Some(primary)) if own != primary => Line::Mixed,
+        (Some(own), _) if !known => {
+            let text = format!("{} {own}", timeline.0);
+            create::write_synced(&note, &text).map_err(RecoveryError::file("write", &note))?;
+            Line::Same
+        }
+        _ => Line::Same,
+    })
 }

@@ -37,7 +37,9 @@ const FAILED_STARTS_MAX: u32 = 2;
 /// Pause after `synchronous_standby_names` could not be set.
 const SYNCHRONOUS_PAUSE: Duration = Duration::from_millis(500);
 /// How often a standby that follows another region is asked whether it can.
-const DIVERGENCE_INTERVAL: Duration = Duration::from_secs(2);
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
+/// The same until it is known to.
+const LINE_INTERVAL_FIRST: Duration = Duration::from_millis(250);
 /// A server that ran this long has recovered: the next restart is quick again.
 const STABLE: Duration = Duration::from_secs(60);
 
@@ -429,19 +431,13 @@ impl Care {
                 Desired::Primary | Desired::Standby | Desired::Undecided => {}
             }
             self.told.state.send_replace(state);
-            let follows = state == State::Standby && self.orders.borrow().follows.is_some();
+            let epoch = self.followed_epoch();
+            let follows = state == State::Standby && epoch.is_some();
+            let pause = if joined == epoch { LINE_INTERVAL } else { LINE_INTERVAL_FIRST };
             tokio::select! {
                 () = tokio::time::sleep(SYNCHRONOUS_PAUSE), if in_force.is_none() => {}
-                () = tokio::time::sleep(DIVERGENCE_INTERVAL), if follows => {
-                    let epoch = self.orders.borrow().follows.as_ref().map(|followed| followed.epoch);
-                    let line = rejoin::line(&self.spec, joined == epoch).await;
-                    if line == Line::Same {
-                        joined = epoch;
-                    }
-                    if line == Line::Diverged {
-                        tracing::warn!(server = self.spec.name, "it has received what the primary has not");
-                        postmaster::stop(child).await;
-                        create::unmark_standby(&self.spec.pgdata)?;
+                () = tokio::time::sleep(pause), if follows => {
+                    if self.leaves_line(child, &mut joined).await? {
                         return Ok(Ended::Ordered);
                     }
                 }
@@ -455,6 +451,34 @@ impl Care {
                 () = changed(&mut self.orders) => {}
             }
         }
+    }
+
+    fn followed_epoch(&self) -> Option<Epoch> {
+        self.orders.borrow().follows.as_ref().map(|followed| followed.epoch)
+    }
+
+    /// Whether the standby cannot go on as it is, and was stopped. `joined` is the epoch whose primary it is known to
+    /// follow.
+    async fn leaves_line(&self, child: &mut Child, joined: &mut Option<Epoch>) -> Result<bool, ServerError> {
+        let epoch = self.followed_epoch();
+        match rejoin::line(&self.spec, *joined == epoch).await {
+            Line::Unknown => return Ok(false),
+            Line::Same => {
+                *joined = epoch;
+                return Ok(false);
+            }
+            Line::Diverged => {
+                tracing::warn!(server = self.spec.name, "it has received what the primary has not");
+                postmaster::stop(child).await;
+                create::unmark_standby(&self.spec.pgdata)?;
+            }
+            Line::Mixed => {
+                tracing::warn!(server = self.spec.name, "it has followed another line: cloning it anew");
+                self.kill(child).await;
+                rejoin::set_aside(&self.spec)?;
+            }
+        }
+        Ok(true)
     }
 
     /// Sets `synchronous_standby_names`. A server that may go on without (`goes_on`) does, and the topology does not say

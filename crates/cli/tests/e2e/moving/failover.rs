@@ -88,6 +88,13 @@ pub(super) async fn a_standby_of_another_line_is_noticed(lab: &Lab) {
     lab.connect(EU).await.run("INSERT INTO lines VALUES (1)").await;
     lab.cluster.start_region(&id(US)).await.unwrap();
     has_only(lab, US, "{1}").await;
+    let followed = lab.cluster.status(&id(EU)).await.unwrap().position.unwrap().timeline.0;
+    let note = lab.cluster.layout().region(&id(US)).join("pgdata/pangea.line");
+    eventually("it has noted what it follows", async || {
+        let text = std::fs::read_to_string(&note).ok()?;
+        text.starts_with(&format!("{followed} ")).then_some(())
+    })
+    .await;
     for region in [EU, US] {
         lab.cluster.kill_region(&id(region)).await.unwrap();
     }
