@@ -246,10 +246,15 @@ impl Care {
                     (ran_once, failed_starts) = (true, 0);
                     tracing::error!(server = self.spec.name, status, "postgres died, starting it again");
                 }
-                Err(error) if ran_once || self.has_run() => {
+                Err(error) if ran_once || self.has_run() || self.is_beyond_recovery(&error) => {
                     failed_starts += u32::from(matches!(error, ServerError::NotStarted { .. }));
+                    let beyond = self.is_beyond_recovery(&error) && self.readers.is_empty();
                     let error = chain(&error);
                     tracing::error!(server = self.spec.name, error, "postgres does not start again");
+                    if beyond && failed_starts >= FAILED_STARTS_MAX {
+                        failed_starts = 0;
+                        self.put_data_aside()?;
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -262,6 +267,25 @@ impl Care {
             }
             pause = (pause * 2).min(RESTART_PAUSE_MAX);
         }
+    }
+
+    /// Whether it is a standby whose log PostgreSQL cannot replay, and there is a primary to copy: a restart in the middle
+    /// of a change of timelines may leave such.
+    fn is_beyond_recovery(&self, error: &ServerError) -> bool {
+        const SAYS: &str = "due to startup process failure";
+        let orders = self.orders.borrow();
+        let follows = orders.role == Desired::Standby && orders.follows.is_some();
+        matches!(error, ServerError::NotStarted { said, .. } if said.contains(SAYS))
+            && follows
+            && create::is_standby(&self.spec.pgdata)
+    }
+
+    /// Leaves room for a clone. What is put aside is kept until the next time.
+    fn put_data_aside(&self) -> Result<(), ServerError> {
+        let failed = successor::put_aside(&self.spec.pgdata)?;
+        let failed = failed.display().to_string();
+        tracing::warn!(server = self.spec.name, failed, "its log cannot be replayed: cloning it anew");
+        Ok(())
     }
 
     /// Puts an in-region reader in its place, if there is one that can take it.

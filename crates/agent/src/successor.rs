@@ -114,11 +114,11 @@ pub(crate) async fn succeed(
     let (replayed, reader) = best.ok_or_else(|| refused("no in-region reader runs".to_owned()))?;
     let taken = async {
         reader.stop().await?;
-        let failed = spec.pgdata.with_extension("failed");
+        let failed = failed_dir(&spec.pgdata);
         let left = if spec.pgdata.exists() { &spec.pgdata } else { &failed };
         let last =
             if whole { Some(complete(&reader.spec, &left.join("pg_wal"), replayed).await?) } else { None };
-        take_over(spec, &failed, &reader.spec.pgdata)?;
+        take_over(spec, &reader.spec.pgdata)?;
         Ok(last)
     };
     let taken = taken.await;
@@ -179,22 +179,34 @@ fn copy(segments: &[PathBuf], to: &Path) -> Result<(), ServerError> {
 
 /// Renames the directories. When that is cut short between the two, there is no data directory but a failed one, which
 /// is seen at the next start.
-fn take_over(spec: &ServerSpec, failed: &Path, reader: &Path) -> Result<(), ServerError> {
+fn take_over(spec: &ServerSpec, reader: &Path) -> Result<(), ServerError> {
     if spec.pgdata.exists() {
-        match std::fs::remove_dir_all(failed) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ServerError::file("remove", failed)(error));
-            }
-            _ => {}
-        }
-        std::fs::rename(&spec.pgdata, failed).map_err(ServerError::file("put aside", &spec.pgdata))?;
+        put_aside(&spec.pgdata)?;
     }
     std::fs::rename(reader, &spec.pgdata).map_err(ServerError::file("rename", reader))?;
     let parent = spec.pgdata.parent().unwrap_or(Path::new("/"));
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(ServerError::file("sync", parent))
 }
 
+/// Where data are put that a server does not start with.
+fn failed_dir(pgdata: &Path) -> PathBuf {
+    pgdata.with_extension("failed")
+}
+
+/// Puts data there, in the place of what was there before.
+pub(crate) fn put_aside(pgdata: &Path) -> Result<PathBuf, ServerError> {
+    let failed = failed_dir(pgdata);
+    match std::fs::remove_dir_all(&failed) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(ServerError::file("remove", &failed)(error));
+        }
+        _ => {}
+    }
+    std::fs::rename(pgdata, &failed).map_err(ServerError::file("put aside", pgdata))?;
+    Ok(failed)
+}
+
 /// Whether the data of the server are gone that there were.
 pub(crate) fn is_gone(spec: &ServerSpec, has_run: bool) -> bool {
-    !spec.pgdata.join("PG_VERSION").exists() && (has_run || spec.pgdata.with_extension("failed").exists())
+    !spec.pgdata.join("PG_VERSION").exists() && (has_run || failed_dir(&spec.pgdata).exists())
 }

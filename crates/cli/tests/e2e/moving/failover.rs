@@ -128,6 +128,17 @@ async fn has_only(lab: &Lab, region: &str, rows: &str) {
     .await;
 }
 
+/// PostgreSQL refuses to start with its data: they are put aside and it is cloned.
+pub(super) async fn a_standby_that_cannot_recover_is_cloned(lab: &Lab) {
+    primary_at(lab, US).await;
+    lab.cluster.kill_region(&id(EU)).await.unwrap();
+    let data = lab.cluster.layout().region(&id(EU)).join("pgdata");
+    std::fs::write(data.join("backup_label"), "not a label\n").unwrap();
+    lab.cluster.start_region(&id(EU)).await.unwrap();
+    settled(lab, US).await;
+    assert!(data.with_extension("failed").join("backup_label").exists());
+}
+
 /// The former primary comes back, and follows.
 async fn returns(lab: &Lab, former: &str, primary: &str) {
     lab.cluster.start_region(&id(former)).await.unwrap();

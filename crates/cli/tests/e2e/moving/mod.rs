@@ -56,6 +56,7 @@ fn failovers() {
             failover::by_hand_when_the_primary_is_gone,
             failover::by_itself_when_the_primary_dies,
             failover::a_standby_of_another_line_is_noticed,
+            failover::a_standby_that_cannot_recover_is_cloned,
         ],
     );
 }
