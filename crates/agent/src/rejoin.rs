@@ -202,6 +202,11 @@ async fn rewind_to(spec: &ServerSpec, source: String) -> Result<(), RecoveryErro
     Ok(std::fs::remove_file(&mark).map_err(ServerError::file("remove", &mark))?)
 }
 
+/// Whether there is a primary to copy.
+pub(crate) async fn primary_answers(spec: &ServerSpec) -> bool {
+    timeline_of(&conninfo(&spec.uplink_dir, &spec.name)).await.is_ok()
+}
+
 /// Moves a data directory that cannot be used out of the way of a clone, and deletes it.
 pub(crate) fn set_aside(spec: &ServerSpec) -> Result<(), ServerError> {
     let aside = spec.pgdata.with_extension("unusable");

@@ -26,7 +26,7 @@ use crate::promote::{end_hung_standbys, promote, promotion, set_synchronous, wai
 use crate::recovery::{ClusterState, control_data};
 use crate::rejoin::Line;
 use crate::settings::ServerSpec;
-use crate::successor::{self, Reader};
+use crate::successor::{self, Reader, Was};
 use crate::{create, postmaster, rejoin};
 
 /// Pause before the first and before later restarts.
@@ -251,7 +251,10 @@ impl Care {
                     let beyond = self.is_beyond_recovery(&error) && self.readers.is_empty();
                     let error = chain(&error);
                     tracing::error!(server = self.spec.name, error, "postgres does not start again");
-                    if beyond && failed_starts >= FAILED_STARTS_MAX {
+                    if beyond
+                        && failed_starts >= FAILED_STARTS_MAX
+                        && rejoin::primary_answers(&self.spec).await
+                    {
                         failed_starts = 0;
                         self.put_data_aside()?;
                     }
@@ -302,10 +305,15 @@ impl Care {
             return;
         }
         self.told.phase.send_replace(Phase::Rejoining("an in-region reader takes its place".to_owned()));
-        let synchronous = !self.orders.borrow().synchronous.is_empty();
-        let whole = role == Desired::Primary || synchronous;
-        match successor::succeed(&self.spec, &self.readers, whole).await {
-            Ok(to_replay) => self.to_replay = to_replay,
+        // Without another primary it was one, or still is, whatever it is ordered to be for the moment.
+        let was = match (follows, self.orders.borrow().synchronous.is_empty()) {
+            (false, _) => Was::Primary,
+            (true, false) => Was::SynchronousStandby,
+            (true, true) => Was::Standby,
+        };
+        self.to_replay = None;
+        match successor::succeed(&self.spec, &self.readers, was).await {
+            Ok(last) => self.to_replay = last.filter(|_| was == Was::Primary),
             Err(error) => tracing::error!(server = self.spec.name, error = chain(&error), "not replaced"),
         }
         self.told.phase.send_replace(Phase::Restarting);
@@ -483,9 +491,21 @@ impl Care {
 
     /// Whether the standby cannot go on as it is, and was stopped. `joined` is the epoch whose primary it is known to
     /// follow.
-    async fn leaves_line(&self, child: &mut Child, joined: &mut Option<Epoch>) -> Result<bool, ServerError> {
+    async fn leaves_line(
+        &mut self,
+        child: &mut Child,
+        joined: &mut Option<Epoch>,
+    ) -> Result<bool, ServerError> {
         let epoch = self.followed_epoch();
-        match rejoin::line(&self.spec, *joined == epoch).await {
+        let known = *joined == epoch;
+        // The primary may not answer for long, and orders are more urgent.
+        let line = tokio::select! {
+            line = rejoin::line(&self.spec, known) => line,
+            () = changed(&mut self.orders) => Line::Unknown,
+            () = told(&mut self.stop) => Line::Unknown,
+            _ = child.wait() => Line::Unknown,
+        };
+        match line {
             Line::Unknown => return Ok(false),
             Line::Same => {
                 *joined = epoch;

@@ -61,23 +61,26 @@ impl Reader {
         self.orders.send_modify(|orders| orders.role = role);
     }
 
-    /// Up to where it has replayed the log, when it runs.
-    async fn replayed(&self) -> Option<Lsn> {
-        const SQL: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn()::text";
+    /// Up to where it has replayed the log, and up to where it has it, when it runs.
+    async fn position(&self) -> Option<(Lsn, Lsn)> {
+        const SQL: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn()::text, \
+             greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn())::text";
         if *self.states.borrow() != State::Standby {
             return None;
         }
         let ask = async { connect(&self.spec.socket_dir).await.ok()?.query_one(SQL, &[]).await.ok() };
         let row = tokio::time::timeout(ASK_TIMEOUT, ask).await.ok()??;
-        row.get::<_, Option<&str>>(0)?.parse().ok()
+        let lsn = |index| row.get::<_, Option<&str>>(index)?.parse().ok();
+        Some((lsn(0)?, lsn(1)?))
     }
 
     async fn stop(&self) -> Result<(), Failed> {
         self.order(Desired::Stopped);
         let mut states = self.states.clone();
-        let down = states.wait_for(|state| *state == State::Down);
+        let down = async { states.wait_for(|state| *state == State::Down).await.map(|_| ()) };
         match tokio::time::timeout(STOP_TIMEOUT, down).await {
-            Ok(Ok(_)) => Ok(()),
+            // That is told when it begins to shut down.
+            Ok(Ok(())) => Ok(postmaster::stop_leftover(&self.spec.pgdata).await?),
             Ok(Err(_)) => Err(Failed::Refused(format!("{} is no longer cared for", self.spec.name))),
             Err(_) => Err(Failed::Refused(format!("{} does not stop", self.spec.name))),
         }
@@ -96,28 +99,42 @@ impl<E: Into<RecoveryError>> From<E> for Failed {
     }
 }
 
-/// Puts the most advanced reader in the place of the server, which does not run. With `whole` nothing that the server
-/// has flushed may be missing: it was primary, or it has acknowledged commits of a primary that waits for them. Returns
-/// where the last record begins that has to be replayed before it is promoted.
+/// What the server was whose place is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Was {
+    /// Nothing that it has flushed may be missing.
+    Primary,
+    /// It has told the primary what it has flushed, and commits have counted on it.
+    SynchronousStandby,
+    Standby,
+}
+
+/// Puts the most advanced reader in the place of the server, which does not run. Returns where the last record begins
+/// that the reader has to replay before it is promoted, if it has not done so.
 pub(crate) async fn succeed(
     spec: &ServerSpec,
     readers: &[Reader],
-    whole: bool,
+    was: Was,
 ) -> Result<Option<Lsn>, ServerError> {
     postmaster::kill_leftover(&spec.pgdata).await;
     let refused = |reason| ServerError::NoSuccessor { path: spec.pgdata.clone(), reason };
     let mut candidates = Vec::new();
     for reader in readers {
-        candidates.extend(reader.replayed().await.map(|replayed| (replayed, reader)));
+        candidates.extend(reader.position().await.map(|position| (position, reader)));
     }
-    let best = candidates.into_iter().max_by_key(|(replayed, _)| *replayed);
-    let (replayed, reader) = best.ok_or_else(|| refused("no in-region reader runs".to_owned()))?;
+    let best = candidates.into_iter().max_by_key(|((_, received), _)| *received);
+    let ((replayed, received), reader) =
+        best.ok_or_else(|| refused("no in-region reader runs".to_owned()))?;
     let taken = async {
         reader.stop().await?;
         let failed = failed_dir(&spec.pgdata);
         let left = if spec.pgdata.exists() { &spec.pgdata } else { &failed };
-        let last =
-            if whole { Some(complete(&reader.spec, &left.join("pg_wal"), replayed).await?) } else { None };
+        let log = left.join("pg_wal");
+        let last = match was {
+            Was::Primary => complete(&reader.spec, &log, replayed, None).await?,
+            Was::SynchronousStandby => complete(&reader.spec, &log, replayed, Some(received)).await?,
+            Was::Standby => None,
+        };
         take_over(spec, &reader.spec.pgdata)?;
         Ok(last)
     };
@@ -134,8 +151,15 @@ pub(crate) async fn succeed(
     }
 }
 
-/// Copies to the stopped reader what it has not got of the log in `left`. Returns where the last record begins.
-async fn complete(reader: &ServerSpec, left: &Path, replayed: Lsn) -> Result<Lsn, Failed> {
+/// Copies to the stopped reader what it has not got of the log in `left`. Returns where the last record begins that it
+/// has not replayed, if there is one. A standby's log may end before what its reader has `received`: then nothing is
+/// copied.
+async fn complete(
+    reader: &ServerSpec,
+    left: &Path,
+    replayed: Lsn,
+    received: Option<Lsn>,
+) -> Result<Option<Lsn>, Failed> {
     let control = control_data(&reader.bin, &reader.pgdata).await?;
     let timeline = rejoin::last_timeline(reader).await?;
     let newest = rejoin::newest_segment(left)?;
@@ -147,9 +171,15 @@ async fn complete(reader: &ServerSpec, left: &Path, replayed: Lsn) -> Result<Lsn
     let from = Lsn(replayed.0.saturating_sub(1));
     let log = Log { dir: left, timeline, from, segment_bytes: control.wal_segment_bytes };
     let Some(last_segment) = log.last_segment() else {
+        if received.is_some() {
+            return Ok(None);
+        }
         return Err(Failed::Refused(format!("the server's log cannot be read from {replayed} on")));
     };
-    let last = tail(&reader.bin, log).await?.last.unwrap_or(replayed);
+    // What was received in part only the primary has whole as well, and sends again.
+    let last =
+        tail(&reader.bin, log).await?.last.filter(|last| received.is_none_or(|received| *last >= received));
+    let Some(last) = last else { return Ok(None) };
     // The last record may end in the next segment; beyond that something was written that cannot be read.
     if last.0 / log.segment_bytes + 1 < last_segment {
         return Err(Failed::Refused(format!("the server's log is damaged after {last}")));
@@ -162,7 +192,7 @@ async fn complete(reader: &ServerSpec, left: &Path, replayed: Lsn) -> Result<Lsn
         Ok(copied) => copied?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
-    Ok(last)
+    Ok(Some(last))
 }
 
 fn copy(segments: &[PathBuf], to: &Path) -> Result<(), ServerError> {

@@ -353,6 +353,7 @@ impl Running {
             Event::Moved => {}
             Event::Opened(Ok(stream)) => {
                 self.primary = Some(stream);
+                self.lost = lost(&self.primary_route);
                 self.session.primary_opened();
                 self.trouble = None;
             }
@@ -390,10 +391,7 @@ impl Running {
         self.advance();
         self.suit_access();
         self.open_what_is_wanted();
-        // Once it is open, statements are under way: what becomes of them only its answer or its loss tells.
-        let refused = self.session.refusals() > 0 && self.primary.is_none();
-        let waits = self.session.waits_for_primary() || refused;
-        if !waits {
+        if !self.waits_for_primary() {
             self.blocked = None;
         } else if self.blocked.is_none() {
             self.blocked = Some(Box::pin(sleep(PRIMARY_TIMEOUT)));
@@ -414,6 +412,13 @@ impl Running {
             let registry = &self.shared.cancels;
             self.registration = Some(registry.register(key.clone(), self.cancel_sender.clone()));
         }
+    }
+
+    /// Whether the session waits for a connection to the primary. Once it is open, statements are under way: what
+    /// becomes of them only its answer or its loss tells.
+    fn waits_for_primary(&self) -> bool {
+        let refused = self.session.refusals() > 0 && self.primary.is_none();
+        self.session.waits_for_primary() || refused
     }
 
     fn open_what_is_wanted(&mut self) {
@@ -532,9 +537,8 @@ impl Running {
     }
 
     fn wants_attention(&self) -> bool {
-        let waits = self.session.waits_for_primary() || self.session.refusals() > 0;
         (self.session.wants_primary() && self.opening.is_none())
-            || waits != self.blocked.is_some()
+            || self.waits_for_primary() != self.blocked.is_some()
             || (self.session.wants_local() && self.opening_local.is_none())
             || self.session.waits_for() != self.waiting.as_ref().map(|(position, _)| *position)
             || (self.session.is_leaving() && self.leaving.is_none())

@@ -345,10 +345,11 @@ impl Session {
 
     pub(crate) fn send(&mut self, leg: Leg, mut unit: Unit) {
         self.open(leg);
+        self.apply_settings(leg);
+        // After what the session has set when that was allowed.
         if leg == Leg::Primary {
             self.guard_commits();
         }
-        self.apply_settings(leg);
         let was_local = matches!(self.transaction, Transaction::Local(_));
         if was_local && leg == Leg::Primary {
             self.move_transaction();

@@ -159,6 +159,12 @@ pub(crate) fn rewrite(text: &str, batch: &Batch, seen: Seen, refusals: &mut Refu
                     .with_hint("An operator can change that with `pangea durability async`.");
                 Some(refusals.statement(error))
             }
+            // What is reset to may be less, by the role, the database or the start-up options.
+            Effect::Set { name, local, value: None } if seen.commits_elsewhere && is_guarded(name) => {
+                let scope = if *local { "LOCAL " } else { "" };
+                let value = if name == SYNCHRONOUS_COMMIT { "on" } else { "warning" };
+                Some(format!("SET {scope}{name} TO {value}"))
+            }
             Effect::Show { name } => rewrite_show(&name.to_ascii_lowercase(), seen),
             _ => None,
         };

@@ -68,6 +68,7 @@ fn in_region_readers() {
         |options| options.readers = Some(1),
         scenarios![
             readers::takes_the_primarys_place_and_nothing_is_lost,
+            readers::takes_the_place_when_it_has_everything,
             readers::takes_the_place_of_a_secondarys_server,
             readers::readers_follow_a_failover,
         ],

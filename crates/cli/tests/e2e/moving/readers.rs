@@ -95,6 +95,19 @@ pub(super) async fn takes_the_primarys_place_and_nothing_is_lost(lab: &Lab) {
     lab.connect(US).await.run("DROP TABLE kept").await;
 }
 
+pub(super) async fn takes_the_place_when_it_has_everything(lab: &Lab) {
+    primary_at(lab, US).await;
+    readers_stream(lab).await;
+    let before = timeline(lab, US).await.unwrap();
+    break_server(lab, US).await;
+    eventually("the reader is primary, in the same region", async || {
+        (timeline(lab, US).await? > before).then_some(())
+    })
+    .await;
+    settled(lab, US).await;
+    readers_stream(lab).await;
+}
+
 pub(super) async fn takes_the_place_of_a_secondarys_server(lab: &Lab) {
     primary_at(lab, US).await;
     readers_stream(lab).await;
