@@ -1,9 +1,11 @@
 //! Names of regions and numbers of epochs.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// The name of a region, such as `eu-west-1`: 1 to 48 lower-case letters, digits and inner hyphens,
@@ -46,6 +48,26 @@ impl TryFrom<String> for RegionId {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
+    }
+}
+
+// By hand: what serde sees is any string.
+impl JsonSchema for RegionId {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "RegionId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "format": "region",
+            "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+            "maxLength": Self::LEN_MAX,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use pangea_base::RegionId;
 use pangea_lab::{Layout, WanChoice};
-use pangea_node::ClientAuth;
+use pangea_node::{ClientAuth, FailoverConfig};
 
 use crate::exit;
 
@@ -41,6 +41,11 @@ pub(crate) enum Command {
     Region {
         #[command(subcommand)]
         command: RegionCommand,
+    },
+    /// Look at configurations of regions before a region reads them
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
     },
     /// Look at and disturb the emulated WAN
     Wan(Wan),
@@ -94,7 +99,7 @@ pub(crate) struct Up {
     pub(crate) os_user: Option<String>,
     /// How long, in milliseconds, the primary may write after it has renewed its lease: when it dies writes are
     /// away about as long [default: 3000]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(LEASE_TTL_MS_MIN..=LEASE_TTL_MS_MAX))]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(FailoverConfig::LEASE_TTL_MS_MIN..=FailoverConfig::LEASE_TTL_MS_MAX))]
     pub(crate) lease_ttl: Option<u64>,
     /// The same as --lease-ttl 1500: for regions that are near one another and rarely busy
     #[arg(long, conflicts_with = "lease_ttl")]
@@ -113,11 +118,6 @@ pub(crate) struct Up {
     #[arg(long, hide = true)]
     pub(crate) background: bool,
 }
-
-/// Leases that are shorter would end for want of a moment's patience.
-const LEASE_TTL_MS_MIN: u64 = 600;
-/// With longer ones nobody would wait for a failover.
-const LEASE_TTL_MS_MAX: u64 = 600_000;
 
 impl Up {
     /// The lease that was asked for, in milliseconds.
@@ -279,6 +279,24 @@ fn on_off(text: &str) -> Result<bool, String> {
         "off" => Ok(false),
         _ => Err("write on or off".to_owned()),
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Tell everything that is wrong with configurations and with the files that they name
+    Check(ConfigCheck),
+    /// Print the JSON schema of a configuration, for editors
+    Schema,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigCheck {
+    /// The configurations, as `pangea region run --config` takes them
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

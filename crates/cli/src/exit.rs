@@ -4,13 +4,14 @@ use std::fmt;
 use std::process::ExitCode;
 
 use pangea_lab::ClusterError;
+use pangea_node::ConfigError;
 
 /// Shown by `--help`; keep it in step with [`Exit`].
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  done
   1  failed; the reason is on standard error
-  2  wrong usage
+  2  wrong usage, or a configuration that is not valid
   3  no cluster in the data directory, or it is not running
   4  already running
   5  running, but not every region is healthy (status)
@@ -72,6 +73,9 @@ impl Exit {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         if let Some(ended) = error.downcast_ref::<Ended>() {
             return ended.exit;
+        }
+        if error.is::<ConfigError>() {
+            return Self::Usage;
         }
         match error.downcast_ref::<ClusterError>() {
             Some(ClusterError::NoCluster { .. }) => Self::NotRunning,

@@ -3,6 +3,7 @@
 //! Data goes to standard output, talk to standard error. `up` is a supervisor of `region run` processes.
 
 mod args;
+mod config;
 mod down;
 mod durability;
 mod exit;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Args, Command, RegionCommand};
+use args::{Args, Command, ConfigCommand, RegionCommand};
 use exit::Exit;
 
 fn main() -> ExitCode {
@@ -53,6 +54,8 @@ fn main() -> ExitCode {
         Command::Durability(durability) => durability::run(&durability),
         Command::Recover(recover) => recover::run(&recover),
         Command::Policy(policy) => policy::run(&policy),
+        Command::Config { command: ConfigCommand::Check(args) } => config::check(&args),
+        Command::Config { command: ConfigCommand::Schema } => config::schema(),
         Command::Wan(wan) => wan::run(&wan),
     };
     match result {

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::sync::Mutex;
 
-use pangea_node::{RegionConfig, RunOptions, StopWith};
+use pangea_node::{Problem, Review, RunOptions, StopWith};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{RegionRun, RegionWatchdog};
@@ -19,8 +19,13 @@ pub(crate) fn watchdog(args: &RegionWatchdog) -> anyhow::Result<Exit> {
 
 pub(crate) fn run(args: &RegionRun) -> anyhow::Result<Exit> {
     // Read first: privileges are dropped next, and the file may be for root's eyes only.
-    let config = RegionConfig::load(&args.config)?;
+    let review = Review::for_start(&args.config);
+    let warnings = review.problems.clone();
+    let config = review.into_config()?;
     start_log()?;
+    for Problem { key, problem, remedy, .. } in &warnings {
+        tracing::warn!(key, remedy, "configuration: {problem}");
+    }
     let stop_with = if args.stop_with_stdin { StopWith::SignalsOrStdin } else { StopWith::Signals };
     let config_file = std::path::absolute(&args.config)?;
     pangea_node::run(config, RunOptions { config_file, stop_with })?;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use pangea_base::{Epoch, Lsn, RegionId, Timeline};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Changes of primary that are remembered.
@@ -132,7 +133,7 @@ impl From<Durability> for String {
 }
 
 /// When another region takes over by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// Whether it does at all.
@@ -140,8 +141,9 @@ pub struct Policy {
     /// Bytes of log that may be lost, as far as is known; without a number any amount may.
     pub loss_bytes_max: Option<u64>,
     /// Regions, the candidate among them, that must agree that the primary is gone; a majority when absent.
+    #[schemars(range(min = 1))]
     pub observers_min: Option<u8>,
-    /// Failovers within [`Self::flap_window_s`] that happen without delay.
+    /// Failovers within `flap_window_s` that happen without delay.
     pub flap_limit: u32,
     /// Seconds in which failovers are counted.
     pub flap_window_s: u64,

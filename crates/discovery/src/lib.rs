@@ -29,6 +29,16 @@ use tokio::sync::watch;
 use server::Server;
 use zone::Zone;
 
+pub use zone::TTL_SECONDS_MAX;
+
+/// Whether names can be made in a zone.
+///
+/// # Errors
+/// [`DiscoveryError::Zone`].
+pub fn check_zone(zone: &str) -> Result<(), DiscoveryError> {
+    Zone::new(zone, Duration::ZERO).map(drop)
+}
+
 /// Where and what a listener answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiscoveryConfig {

@@ -23,7 +23,7 @@ const HEADER_LEN: usize = 12;
 const RECORDS_MAX: usize = 500;
 
 /// Longest time to live (RFC 2181, section 8).
-const TTL_SECONDS_MAX: u64 = i32::MAX as u64;
+pub const TTL_SECONDS_MAX: u64 = i32::MAX as u64;
 
 /// Longest zone in bytes, so that a label of 63 still fits before it.
 const ZONE_LEN_MAX: usize = 255 - 64;

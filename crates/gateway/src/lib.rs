@@ -25,12 +25,14 @@ mod shared;
 mod status;
 mod stream;
 mod tls;
+mod tls_check;
 mod uplink;
 
 pub use config::{Auth, EndpointLevels, GatewayConfig, Peer, TlsFiles};
 pub use heartbeat::Control;
 pub use peers::PeerChanges;
 pub use status::{GatewayStatus, PeerStatus};
+pub use tls_check::{TlsFault, TlsFile, TlsProblem, check_name, check_tls};
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;

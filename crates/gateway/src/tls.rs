@@ -39,10 +39,7 @@ impl Tls {
     pub(crate) fn load(files: &TlsFiles) -> Result<Self, String> {
         let authority = certificates(&files.ca)?;
         let chain = certificates(&files.cert)?;
-        let key = || {
-            PrivateKeyDer::from_pem_file(&files.key)
-                .map_err(|error| format!("cannot read a private key from {}: {error}", files.key.display()))
-        };
+        let key = || private_key(&files.key);
         let mut roots = RootCertStore::empty();
         for certificate in authority {
             roots.add(certificate).map_err(|error| format!("{}: {error}", files.ca.display()))?;
@@ -82,7 +79,12 @@ impl Tls {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path)
+        .map_err(|error| format!("cannot read a private key from {}: {error}", path.display()))
+}
+
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let said = |error| format!("cannot read certificates from {}: {error}", path.display());
     let found: Vec<_> =
         CertificateDer::pem_file_iter(path).map_err(said)?.collect::<Result<_, _>>().map_err(said)?;

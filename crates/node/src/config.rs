@@ -1,16 +1,31 @@
 //! The configuration of one region process: a TOML file, read by `pangea region run --config FILE`.
 
+mod contradictions;
+mod document;
+mod problem;
+mod review;
+mod schema;
+mod shape;
+mod surroundings;
+mod words;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use pangea_base::RegionId;
-use pangea_consistency::{ReadSettings, SETTING_NAMES, Setting, SettingError};
+use pangea_consistency::{SETTING_NAMES, Setting};
 use pangea_control::Policy;
 use pangea_store::StoreConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One region.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+pub use problem::{ConfigError, Problem, Severity};
+pub use review::Review;
+pub use schema::region_schema;
+
+/// The configuration of one Pangea region, as `pangea region run --config FILE` reads it. Other paths than `data_dir`
+/// are taken from there when they are relative.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegionConfig {
     /// Name of the global cluster.
@@ -58,9 +73,11 @@ pub struct RegionConfig {
     #[serde(default)]
     pub client_auth: ClientAuth,
     /// Most clients at a time.
+    #[schemars(range(min = 1))]
     #[serde(default = "clients_max_default")]
     pub clients_max: usize,
     /// Longest time, in seconds, from a client's connection to its proven identity.
+    #[schemars(range(min = 1, max = Self::AUTHENTICATION_TIMEOUT_S_MAX))]
     #[serde(default = "authentication_timeout_default")]
     pub authentication_timeout_s: u64,
     /// The other regions.
@@ -77,11 +94,12 @@ fn authentication_timeout_default() -> u64 {
 }
 
 /// When other regions take over.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FailoverConfig {
     /// How long, in milliseconds, a primary may write after it has renewed its lease. About as long, and half a second,
     /// writes are away when a region dies. The same in all regions.
+    #[schemars(range(min = Self::LEASE_TTL_MS_MIN, max = Self::LEASE_TTL_MS_MAX))]
     pub lease_ttl_ms: u64,
     /// What a new cluster begins with; later `pangea policy` changes it.
     pub policy: Policy,
@@ -94,26 +112,23 @@ impl Default for FailoverConfig {
 }
 
 impl FailoverConfig {
-    /// Shorter leases would end for want of a moment's patience.
-    const LEASE_TTL_MS_MIN: u64 = 600;
-
-    fn check(&self) -> Result<(), String> {
-        if self.lease_ttl_ms < Self::LEASE_TTL_MS_MIN {
-            return Err(format!("failover.lease_ttl_ms must be at least {}", Self::LEASE_TTL_MS_MIN));
-        }
-        Ok(())
-    }
+    /// Leases that are shorter, in milliseconds, would end for want of a moment's patience.
+    pub const LEASE_TTL_MS_MIN: u64 = 600;
+    /// With longer ones nobody would wait for a failover.
+    pub const LEASE_TTL_MS_MAX: u64 = 600_000;
 }
 
 /// The DNS listener of a region.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsConfig {
     /// Where it listens, UDP and TCP.
+    #[schemars(extend("format" = "socket-address"))]
     pub listen: SocketAddr,
     /// The zone that it answers for, as in `mydb.example.com`: `writer`, `reader` and the regions' names are in it.
     pub zone: String,
     /// How long, in seconds, answers may be kept.
+    #[schemars(range(max = pangea_discovery::TTL_SECONDS_MAX))]
     #[serde(default = "dns_ttl_default")]
     pub ttl_s: u64,
 }
@@ -128,21 +143,25 @@ impl DnsConfig {
 }
 
 /// Addresses of the gateway.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenConfig {
     /// Cluster endpoint: reads here, writes on the primary.
+    #[schemars(extend("format" = "socket-address"))]
     pub cluster: SocketAddr,
     /// Reader endpoint: read-only, served in this region.
+    #[schemars(extend("format" = "socket-address"))]
     pub reader: SocketAddr,
     /// Writer endpoint: always the primary.
+    #[schemars(extend("format" = "socket-address"))]
     pub writer: SocketAddr,
     /// Where other gateways connect, over mTLS.
+    #[schemars(extend("format" = "socket-address"))]
     pub link: SocketAddr,
 }
 
 /// PEM files.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// Certificate authority of the cluster: every gateway's certificate is signed by it.
@@ -154,7 +173,7 @@ pub struct TlsConfig {
 }
 
 /// The defaults of Pangea's own settings in this region's sessions, as SET takes them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadConsistencyConfig {
     /// `pangea.read_consistency`.
@@ -185,19 +204,6 @@ impl ReadConsistencyConfig {
         *self == Self::default()
     }
 
-    fn check(&self) -> Result<(), SettingError> {
-        let levels = [&self.level, &self.cluster, &self.reader, &self.writer];
-        let given = levels.map(|level| (Setting::ReadConsistency, level)).into_iter().chain([
-            (Setting::MaxStaleness, &self.max_staleness),
-            (Setting::ConsistencyTimeout, &self.timeout),
-            (Setting::ConsistencyTimeoutAction, &self.timeout_action),
-        ]);
-        let mut settings = ReadSettings::default();
-        given
-            .filter_map(|(setting, value)| Some((setting, value.as_deref()?)))
-            .try_for_each(|(setting, value)| settings.set(setting, value))
-    }
-
     /// What the region's servers are told: every setting and its value.
     pub(crate) fn server_settings(&self) -> Vec<(String, String)> {
         let value = |setting: Setting| {
@@ -222,7 +228,7 @@ impl ReadConsistencyConfig {
 const AURORA_MODE: &str = "apg_write_forward.consistency_mode";
 
 /// How clients prove who they are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuth {
     /// SCRAM-SHA-256 against the verifiers in `pg_authid`.
@@ -233,45 +239,17 @@ pub enum ClientAuth {
 }
 
 /// Another region.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PeerConfig {
     /// Its name.
     pub region: RegionId,
     /// Address of its link listener, as reached from here.
+    #[schemars(extend("format" = "socket-address"))]
     pub link: SocketAddr,
     /// Where clients reach it; the address of the link when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
-}
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The file is not valid.
-    #[error("the configuration {path} is not valid")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong and where.
-        source: Box<toml::de::Error>,
-    },
-    /// The parts contradict one another.
-    #[error("the configuration {path} is not valid: {problem}")]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
 }
 
 impl RegionConfig {
@@ -280,29 +258,15 @@ impl RegionConfig {
     /// Seconds to prove one's identity, when the file does not say: PostgreSQL's own default.
     pub const AUTHENTICATION_TIMEOUT_S: u64 = 60;
 
-    /// Reads and checks a file.
+    /// Longest time, in seconds, that `authentication_timeout_s` can be: what PostgreSQL's own setting allows.
+    pub const AUTHENTICATION_TIMEOUT_S_MAX: u64 = 600;
+
+    /// Reads a file and checks what it says, but not the files that it names.
     ///
     /// # Errors
-    /// When it cannot be read, is no TOML of this form, or names a primary that is neither this region nor a peer.
+    /// When it cannot be read, or anything in it is wrong: all of that is told.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self = toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
-        let known =
-            config.primary == config.region || config.peers.iter().any(|p| p.region == config.primary);
-        if let Err(error) = config.read_consistency.check() {
-            let problem = format!("read_consistency: {error}. {}", error.hint);
-            return Err(ConfigError::Invalid { path: path.to_owned(), problem });
-        }
-        if let Err(problem) = config.failover.check() {
-            return Err(ConfigError::Invalid { path: path.to_owned(), problem });
-        }
-        if !known {
-            let problem = format!("primary {} is neither this region nor one of its peers", config.primary);
-            return Err(ConfigError::Invalid { path: path.to_owned(), problem });
-        }
-        Ok(config)
+        Review::of_content(path).into_config()
     }
 
     /// PostgreSQL's data directory.

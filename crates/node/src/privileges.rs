@@ -1,6 +1,9 @@
 //! From root to an ordinary user.
 
-use nix::unistd::{Uid, User, geteuid, setgid, setgroups, setuid};
+use nix::unistd::{Uid, User, getegid, geteuid, getgroups, setegid, seteuid, setgid, setgroups, setuid};
+
+/// The user that servers run as when the configuration names none.
+pub(crate) const OS_USER_DEFAULT: &str = "postgres";
 
 /// Why the process cannot run as it should.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,26 @@ pub(crate) fn drop_root(name: &str) -> Result<(), PrivilegeError> {
     setgroups(&[user.gid]).map_err(refused)?;
     setgid(user.gid).map_err(refused)?;
     setuid(user.uid).map_err(refused)
+}
+
+/// Looks at something as `name` would see it when the process is root, and as who it is otherwise. Only for a
+/// process with a single thread: all threads are that user meanwhile.
+pub(crate) fn as_user<T>(name: &str, look: impl FnOnce() -> T) -> Result<T, PrivilegeError> {
+    if !geteuid().is_root() {
+        return Ok(look());
+    }
+    let user = lookup_user(name)?;
+    let refused = |source| PrivilegeError::Refused { user: name.to_owned(), source };
+    let (group, groups) = (getegid(), getgroups().map_err(refused)?);
+    let back = || {
+        seteuid(Uid::from_raw(0))?;
+        setegid(group)?;
+        setgroups(&groups)
+    };
+    let there = setgroups(&[user.gid]).and_then(|()| setegid(user.gid)).and_then(|()| seteuid(user.uid));
+    let seen = there.map(|()| look());
+    back().map_err(refused)?;
+    seen.map_err(refused)
 }
 
 #[cfg(test)]

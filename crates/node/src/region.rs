@@ -27,8 +27,6 @@ use crate::status::{Endpoints, Health, PeerView, PrimaryHeard, ReaderStatus, Reg
 use crate::status_file::Lags;
 use crate::{ClientAuth, LOCK_FILE, PrivilegeError, RegionConfig, STATUS_SOCKET, privileges, status_server};
 
-/// The user that servers run as when the configuration names none.
-const OS_USER_DEFAULT: &str = "postgres";
 /// How often the primary's position is noted. Heartbeats are not more frequent.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -115,7 +113,7 @@ pub enum NodeError {
 /// # Errors
 /// When the region cannot start. Nothing is left running then.
 pub fn run(config: RegionConfig, options: RunOptions) -> Result<(), NodeError> {
-    privileges::drop_root(config.os_user.as_deref().unwrap_or(OS_USER_DEFAULT))?;
+    privileges::drop_root(config.os_user.as_deref().unwrap_or(privileges::OS_USER_DEFAULT))?;
     // The directory that the command was given in may be closed to the user that we are now.
     let directory = |action, path: &Path| {
         let path = path.to_owned();

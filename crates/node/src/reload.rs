@@ -30,10 +30,7 @@ pub(crate) fn reload(
     gateway: &Gateway,
     dns: Option<&Dns>,
 ) -> Result<Reloaded, String> {
-    let config = RegionConfig::load(file).map_err(|error| {
-        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-        format!("{error}{}", source.unwrap_or_default())
-    })?;
+    let config = RegionConfig::load(file).map_err(|error| error.to_string())?;
     if config.region != running.region {
         let (found, own) = (&config.region, &running.region);
         return Err(format!("{} is the configuration of region {found}, not of {own}", file.display()));

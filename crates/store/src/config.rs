@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::etcd::{self, MEMBERS_MAX, REQUEST_TIMEOUT_MS_MIN};
+
 /// Where a cluster keeps its topology and its lease. All regions of a cluster name the same place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum StoreConfig {
     /// One file, for regions that are processes of one machine.
@@ -16,33 +19,43 @@ pub enum StoreConfig {
     /// etcd 3.4 or newer.
     Etcd {
         /// `http://host:port` or `https://host:port` of each member, the nearest first.
+        #[schemars(length(min = 1, max = MEMBERS_MAX))]
         endpoints: Vec<String>,
         /// What the names of the keys begin with. Clusters that share an etcd have different prefixes.
         #[serde(default = "default_prefix")]
         prefix: String,
-        /// Certificates (PEM) of the authority of the members; needed for `https`.
+        /// File with the certificates (PEM) of the authority of the members; needed for `https`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ca: Option<PathBuf>,
-        /// Client certificate chain (PEM), where etcd asks for one; with `key`.
+        /// File with the client certificate chain (PEM), where etcd asks for one; with `key`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cert: Option<PathBuf>,
-        /// Private key (PEM) of `cert`.
+        /// File with the private key (PEM) of `cert`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<PathBuf>,
         /// etcd user; needs read and write of both keys. With `password_file`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<String>,
-        /// Holds the user's password; one line end at its end does not count. Read at each authentication, so that
+        /// File with the user's password; one line end at its end does not count. Read at each authentication, so that
         /// it can be changed while a region runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         password_file: Option<PathBuf>,
         /// Limit of one load or write in milliseconds, failover between members included; at least 100.
+        #[schemars(range(min = REQUEST_TIMEOUT_MS_MIN))]
         #[serde(default = "default_request_timeout_ms")]
         request_timeout_ms: u64,
     },
 }
 
 impl StoreConfig {
+    /// Whether a member of etcd can be named like this. `https` needs the authority.
+    ///
+    /// # Errors
+    /// What is wrong with the name.
+    pub fn check_endpoint(name: &str, with_authority: bool) -> Result<(), String> {
+        etcd::check_endpoint(name, with_authority)
+    }
+
     /// etcd without certificates and users.
     #[must_use]
     pub fn etcd(endpoints: Vec<String>, prefix: String) -> Self {

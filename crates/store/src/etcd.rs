@@ -44,10 +44,10 @@ use rpc::{
 const ATTEMPTS: u32 = 3;
 
 /// Shortest request timeout: below it an attempt is shorter than a round trip over an ocean.
-const REQUEST_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+pub(crate) const REQUEST_TIMEOUT_MS_MIN: u64 = 100;
 
 /// Members that are configured at most. etcd recommends up to seven.
-const MEMBERS_MAX: usize = 32;
+pub(crate) const MEMBERS_MAX: usize = 32;
 
 /// How long a watch is trusted: the longest that a change goes unnoticed when the member watched has stopped
 /// answering, request timeout aside. Costs two reads a second for each caller that waits.
@@ -126,8 +126,8 @@ impl Etcd {
                 "{count} etcd endpoints are configured, 1 to {MEMBERS_MAX} are possible"
             ));
         }
-        if options.request_timeout < REQUEST_TIMEOUT_MIN {
-            return invalid(format!("request_timeout_ms is less than {}", REQUEST_TIMEOUT_MIN.as_millis()));
+        if options.request_timeout < Duration::from_millis(REQUEST_TIMEOUT_MS_MIN) {
+            return invalid(format!("request_timeout_ms is less than {REQUEST_TIMEOUT_MS_MIN}"));
         }
         let login = match (options.user, options.password_file) {
             (Some(user), Some(password_file)) => Some(Login::new(user, password_file)?),
@@ -335,6 +335,12 @@ fn tls(options: &Options<'_>) -> Result<Option<ClientTlsConfig>, StoreError> {
         (None, None) => Ok(Some(tls)),
         _ => Err(StoreError::Invalid("`cert` and `key` go together".to_owned())),
     }
+}
+
+/// Whether a member can be named like this.
+pub(crate) fn check_endpoint(name: &str, with_authority: bool) -> Result<(), String> {
+    let tls = with_authority.then(ClientTlsConfig::new);
+    endpoint(name, tls.as_ref()).map(drop)
 }
 
 fn endpoint(name: &str, tls: Option<&ClientTlsConfig>) -> Result<Endpoint, String> {

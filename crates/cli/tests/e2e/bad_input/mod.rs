@@ -1,6 +1,7 @@
 //! What nobody should send or ask for: a clear error, a living process, bounded memory, untouched data.
 
 mod cli;
+mod config;
 mod disk;
 mod log_in;
 mod wire;
