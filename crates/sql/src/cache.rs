@@ -1,4 +1,8 @@
-//! A cache of answers by statement text, bounded in bytes.
+//! A cache of answers by statement text or by its shape, bounded in bytes.
+//!
+//! An answer that does not depend on the literals of its text is kept by [`crate::shape`], once
+//! for all texts that differ in literals alone. Its range is that of the text it was last given
+//! for, and is set right for another one.
 //!
 //! Two generations: what is used moves to the young one; when the young one holds half of the
 //! budget it becomes the old one and the old one is dropped whole. That is LRU at the grain of
@@ -9,9 +13,10 @@ use std::collections::HashMap;
 use std::mem::size_of;
 use std::sync::Arc;
 
+use crate::shape::{Places, write_shape};
 use crate::statement::{Batch, Effect, Statement};
 
-/// Longest text that is cached: longer ones are mostly bulk statements with their values inside,
+/// Longest text, or shape of a text, that is cached: longer ones are mostly bulk statements with their values inside,
 /// which do not come twice.
 pub const CACHED_TEXT_LEN_MAX: usize = 16 * 1024;
 
@@ -25,45 +30,88 @@ pub struct Cache {
     young: Generation,
     old: Generation,
     generation_bytes_max: usize,
+    /// Where shapes are written, kept so that a look-up allocates nothing. It is no part of the
+    /// budget, and never longer than [`CACHED_TEXT_LEN_MAX`].
+    shape: String,
 }
+
+type Entries = HashMap<Box<str>, Arc<Batch>>;
 
 #[derive(Debug, Default)]
 struct Generation {
-    entries: HashMap<Box<str>, Arc<Batch>>,
-    /// The sum of `entry_bytes` over `entries`.
+    texts: Entries,
+    /// Apart from the texts, because a text may hold the bytes of a shape.
+    shapes: Entries,
+    /// The sum of `entry_bytes` over both.
     bytes: usize,
+}
+
+/// What the key of an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Text,
+    Shape,
+}
+
+impl Generation {
+    fn entries(&mut self, kind: Key) -> &mut Entries {
+        match kind {
+            Key::Text => &mut self.texts,
+            Key::Shape => &mut self.shapes,
+        }
+    }
+
+    fn remove(&mut self, kind: Key, key: &str) -> Option<(Box<str>, Arc<Batch>)> {
+        let (key, batch) = self.entries(kind).remove_entry(key)?;
+        self.bytes -= entry_bytes(&key, &batch);
+        Some((key, batch))
+    }
 }
 
 impl Cache {
     /// A cache that holds at most `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { young: Generation::default(), old: Generation::default(), generation_bytes_max: bytes_max / 2 }
+        Self {
+            young: Generation::default(),
+            old: Generation::default(),
+            generation_bytes_max: bytes_max / 2,
+            shape: String::new(),
+        }
     }
 
     /// The answer for this text, if it is known.
     pub fn get(&mut self, text: &str) -> Option<Arc<Batch>> {
-        if let Some(batch) = self.young.entries.get(text) {
-            return Some(Arc::clone(batch));
+        if text.len() <= CACHED_TEXT_LEN_MAX
+            && let Some(batch) = self.find(Key::Text, text)
+        {
+            return Some(batch);
         }
-        let (key, batch) = self.old.entries.remove_entry(text)?;
-        self.old.bytes -= entry_bytes(&key, &batch);
-        self.insert_young(key, Arc::clone(&batch));
-        Some(batch)
+        let mut shape = std::mem::take(&mut self.shape);
+        let found = write_shape(text, &mut shape).and_then(|places| self.get_shape(&shape, places));
+        self.shape = shape;
+        found
     }
 
     /// Keeps an answer, unless it is too big. Unparsable text is not kept: it may be our own
     /// passing trouble (no free file descriptor), and a syntax error does not come often.
     pub fn insert(&mut self, text: &str, batch: Arc<Batch>) {
-        if text.len() > CACHED_TEXT_LEN_MAX || batch.unparsable {
+        if batch.unparsable {
             return;
         }
-        if let Some((key, replaced)) = self.old.entries.remove_entry(text) {
-            self.old.bytes -= entry_bytes(&key, &replaced);
+        if batch.any_literals {
+            let mut shape = std::mem::take(&mut self.shape);
+            let fits = write_shape(text, &mut shape).is_some_and(|places| has_shape(&batch, places));
+            if fits {
+                self.replace(Key::Shape, &shape, Arc::clone(&batch));
+            }
+            self.shape = shape;
+            if fits {
+                return;
+            }
         }
-        if let Some((key, replaced)) = self.young.entries.remove_entry(text) {
-            self.young.bytes -= entry_bytes(&key, &replaced);
+        if text.len() <= CACHED_TEXT_LEN_MAX {
+            self.replace(Key::Text, text, batch);
         }
-        self.insert_young(text.into(), batch);
     }
 
     /// Forgets everything.
@@ -79,7 +127,7 @@ impl Cache {
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.young.entries.len() + self.old.entries.len()
+        [&self.young, &self.old].iter().map(|part| part.texts.len() + part.shapes.len()).sum()
     }
 
     /// Whether there are no entries.
@@ -87,7 +135,38 @@ impl Cache {
         self.len() == 0
     }
 
-    fn insert_young(&mut self, key: Box<str>, batch: Arc<Batch>) {
+    fn find(&mut self, kind: Key, key: &str) -> Option<Arc<Batch>> {
+        if let Some(batch) = self.young.entries(kind).get(key) {
+            return Some(Arc::clone(batch));
+        }
+        let (key, batch) = self.old.remove(kind, key)?;
+        self.insert_young(kind, key, Arc::clone(&batch));
+        Some(batch)
+    }
+
+    fn get_shape(&mut self, shape: &str, places: Places) -> Option<Arc<Batch>> {
+        let batch = self.find(Key::Shape, shape)?;
+        let [statement] = batch.statements.as_slice() else { return None };
+        if statement.range.end == places.end {
+            return Some(batch);
+        }
+        let range = statement.range.start..places.end;
+        let statements = vec![Statement { range, ..statement.clone() }];
+        let batch = Arc::new(Batch { statements, ..*batch });
+        // The next literal is often as long as this one.
+        if let Some(kept) = self.young.shapes.get_mut(shape) {
+            *kept = Arc::clone(&batch);
+        }
+        Some(batch)
+    }
+
+    fn replace(&mut self, kind: Key, key: &str, batch: Arc<Batch>) {
+        self.old.remove(kind, key);
+        self.young.remove(kind, key);
+        self.insert_young(kind, key.into(), batch);
+    }
+
+    fn insert_young(&mut self, kind: Key, key: Box<str>, batch: Arc<Batch>) {
         let bytes = entry_bytes(&key, &batch);
         if bytes > self.generation_bytes_max {
             return;
@@ -96,8 +175,17 @@ impl Cache {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.bytes += bytes;
-        self.young.entries.insert(key, batch);
+        self.young.entries(kind).insert(key, batch);
     }
+}
+
+/// Whether the parser found the statement where the scanner did: one statement that begins no
+/// later than the first literal, so at the same place in every text of the shape.
+fn has_shape(batch: &Batch, places: Places) -> bool {
+    let [statement] = batch.statements.as_slice() else { return false };
+    statement.effect == Effect::None
+        && statement.range.start <= places.first_literal
+        && statement.range.end == places.end
 }
 
 fn entry_bytes(text: &str, batch: &Batch) -> usize {
@@ -186,6 +274,6 @@ mod tests {
         cache.old = std::mem::take(&mut cache.young);
         let batch = cache.get("a").unwrap();
         assert_eq!(batch.statements.len(), 1);
-        assert!(cache.old.entries.is_empty() && cache.old.bytes == 0);
+        assert!(cache.old.texts.is_empty() && cache.old.bytes == 0);
     }
 }

@@ -23,9 +23,17 @@ pub fn classify(text: &str, catalog: &Catalog) -> Batch {
     let Some(raw) = parse::parse(text) else {
         return Batch { unparsable: true, ..Batch::default() };
     };
-    let mut classifier = Classifier { catalog, unknown_names: false };
-    let statements = raw.iter().filter_map(|raw| classifier.raw(raw, text)).collect();
-    Batch { statements, unparsable: false, unknown_names: classifier.unknown_names }
+    let mut classifier = Classifier { catalog, unknown_names: false, literals: false };
+    let statements: Vec<Statement> = raw.iter().filter_map(|raw| classifier.raw(raw, text)).collect();
+    let plain = raw.len() == 1
+        && raw.iter().all(is_query)
+        && statements.iter().all(|statement| statement.effect == Effect::None);
+    Batch {
+        statements,
+        unparsable: false,
+        unknown_names: classifier.unknown_names,
+        any_literals: plain && !classifier.literals,
+    }
 }
 
 /// Classifies the statements of one text.
@@ -33,6 +41,8 @@ pub fn classify(text: &str, catalog: &Catalog) -> Batch {
 struct Classifier<'a> {
     catalog: &'a Catalog,
     unknown_names: bool,
+    /// A value in the text was looked at.
+    literals: bool,
 }
 
 impl Classifier<'_> {
@@ -234,6 +244,7 @@ impl Classifier<'_> {
 
     fn keep(&mut self, walk: &Walk<'_>) -> Found {
         self.unknown_names |= walk.found.unknown;
+        self.literals |= walk.found.literals;
         walk.found
     }
 }
@@ -289,6 +300,21 @@ fn discarding(target: DiscardTarget) -> Statement {
 
 fn ddl(temporary: bool) -> Statement {
     Statement { pins: temporary, ..Statement::on_primary(Effect::Ddl) }
+}
+
+/// Whether it is a query and no utility statement. Of those many are told apart by values
+/// (`EXPLAIN (ANALYZE 0)`, `SET x = 1`), and the grammar itself reads the values of some.
+fn is_query(raw: &RawStmt) -> bool {
+    matches!(
+        node_of(raw.stmt.as_deref()),
+        Some(
+            NodeEnum::SelectStmt(_)
+                | NodeEnum::InsertStmt(_)
+                | NodeEnum::UpdateStmt(_)
+                | NodeEnum::DeleteStmt(_)
+                | NodeEnum::MergeStmt(_)
+        )
+    )
 }
 
 /// Whether it is a `SELECT … INTO`. Of a `UNION` the first query holds the clause.

@@ -24,6 +24,7 @@ mod catalog;
 mod classify;
 mod parse;
 mod settings;
+mod shape;
 mod statement;
 mod walk;
 

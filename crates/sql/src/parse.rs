@@ -19,7 +19,7 @@ pub const TEXT_LEN_MAX: usize = 64 * 1024;
 /// One parse at a time. libpg_query points file descriptor 2 of the *process* at a pipe while it
 /// parses and then puts the old one back; two threads doing that at once can put back each
 /// other's pipe, and the process has lost its stderr for good.
-static PARSING: Mutex<()> = Mutex::new(());
+pub(crate) static PARSING: Mutex<()> = Mutex::new(());
 
 /// The statements of `text`, or `None` if it cannot be read.
 pub(crate) fn parse(text: &str) -> Option<Vec<RawStmt>> {

@@ -13,6 +13,9 @@ pub struct Batch {
     /// A function, relation, operator or type is not in the catalogue. It may have been created
     /// after the catalogue was read: a refresh may turn the answer into a local read.
     pub unknown_names: bool,
+    /// With other numbers and strings in the places of those that are there the answer is the
+    /// same, but for the ranges. In doubt: false.
+    pub any_literals: bool,
 }
 
 impl Batch {

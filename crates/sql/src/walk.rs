@@ -38,6 +38,8 @@ pub(crate) struct Found {
     pub(crate) pins: bool,
     /// It names something that is not in the catalogue.
     pub(crate) unknown: bool,
+    /// It calls a function that is judged by the value of an argument.
+    pub(crate) literals: bool,
 }
 
 impl Found {

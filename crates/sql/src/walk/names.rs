@@ -7,6 +7,11 @@ use super::{UsedKind, UsedName, Walk};
 use crate::builtin;
 use crate::catalog::PG_CATALOG;
 
+/// Functions whose arguments the classifier looks at: here, and for `SELECT set_config(…)`. Nothing
+/// else in a query is judged by a literal; what is added must be added here, or a statement with
+/// another literal gets the cached answer of this one.
+const JUDGED_BY_LITERALS: &[&str] = &["current_setting", "set_config"];
+
 impl<'a> Walk<'a> {
     pub(super) fn range_var(&mut self, relation: &'a RangeVar) {
         let RangeVar {
@@ -45,6 +50,7 @@ impl<'a> Walk<'a> {
             self.found.runs = true;
             return;
         };
+        self.found.literals |= JUDGED_BY_LITERALS.contains(&name);
         if name == "current_setting"
             && self.catalog.is_builtin_function(schema, name)
             && let Some(setting) = call.args.first().and_then(string_constant)
