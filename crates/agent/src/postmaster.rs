@@ -98,12 +98,16 @@ pub async fn stop_leftover(pgdata: &Path) -> Result<(), ServerError> {
             tracing::info!(pid = pid.as_raw(), %signal, "stopping the server that an earlier process left running");
             let _ = kill(pid, signal);
         }
-        // Orphaned backends notice the death of their postmaster by themselves: they are waited for too,
-        // because a new server on the same files beside an old backend would corrupt them.
+        // Orphaned backends are waited for too, because a new server on the same files beside an old backend would corrupt
+        // them. They notice the death of their postmaster by themselves, but one that waits for the disk only after
+        // that; what they have under way the crash recovery undoes.
         loop {
             last = anyone_in(pgdata);
             if last.is_none() {
                 return remove_stale_pid_file(pgdata);
+            }
+            if running(pgdata).is_none() {
+                kill_all(pgdata);
             }
             if Instant::now() >= deadline {
                 break;

@@ -330,6 +330,10 @@ impl Care {
         if orders.role == Desired::Stopped {
             return Ok(self.stay_stopped().await);
         }
+        if orders.role == Desired::Standby && orders.follows.is_some() {
+            // What it has from now on comes from another primary.
+            self.to_replay = None;
+        }
         postmaster::stop_leftover(&self.spec.pgdata).await?;
         self.throw_away(&orders)?;
         postmaster::remove_stale_socket_lock(&self.spec.socket())?;

@@ -258,9 +258,13 @@ impl Session {
         }
     }
 
-    /// Whether an administrator has ended the session, as against the server that it is on.
+    /// Whether an administrator has ended the session, as against the server that it is on: that says the same when it
+    /// shuts down, but not when its postmaster was killed.
     fn is_ended(&self, leg: Leg, error: &[u8]) -> bool {
-        let told = fields::code(&error[HEADER_LEN..]) == Some(SqlState::ADMIN_SHUTDOWN);
+        const KILLED: &[u8] = b"terminating connection due to unexpected postmaster exit";
+        let error = &error[HEADER_LEN..];
+        let told = fields::code(error) == Some(SqlState::ADMIN_SHUTDOWN)
+            && fields::field(error, b'M') != Some(KILLED);
         told && leg == self.access.home() && self.access != Access::Local && !self.primary_held
     }
 

@@ -31,7 +31,7 @@ pub(super) async fn of_a_secondary(lab: &Lab) {
     for path in [&mark, &report] {
         make_file(path, "");
     }
-    let writers = [Writer::start(lab, EU).await, Writer::start(lab, AP).await];
+    let writers = [Writer::writing(lab, EU).await, Writer::start(lab, AP).await];
     let run = lab.pangea(&["region", "rebuild", EU]).await.ended(0);
     assert!(run.err.contains("base backup") && run.err.contains("has the primary's data"), "{run:?}");
     assert!(!mark.exists() && report.exists());
