@@ -265,6 +265,16 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), ServerError> {
         .map_err(ServerError::file("set the mode of", path))
 }
 
+/// Removes a directory with all that is in it, if it is there.
+pub(crate) fn remove_dir(path: &Path) -> Result<(), ServerError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(ServerError::file("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A data directory in the making; removed again unless it is finished.
 struct Unfinished {
     path: PathBuf,
@@ -276,12 +286,7 @@ impl Unfinished {
         let name = pgdata.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let path = pgdata.with_file_name(format!(".{name}.unfinished"));
         // By its name it can only be what an earlier start of ours did not finish.
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ServerError::file("remove", &path)(error));
-            }
-            _ => {}
-        }
+        remove_dir(&path)?;
         Ok(Self { path, done: false })
     }
 

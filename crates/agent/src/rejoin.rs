@@ -18,7 +18,7 @@ use crate::recovery::{
     fork_of, parse_conninfo, rewind, segment_name, tail, timeline_of,
 };
 use crate::server::{Followed, Orders, Phase};
-use crate::settings::{ServerSpec, conninfo};
+use crate::settings::ServerSpec;
 use crate::{SOCKET_PORT, create, postmaster};
 
 /// Pause between two attempts while the primary cannot be asked.
@@ -100,7 +100,7 @@ async fn rejoin(
     orders: &watch::Receiver<Orders>,
     phase: &watch::Sender<Phase>,
 ) -> Result<Rejoined, RecoveryError> {
-    let source = conninfo(&spec.uplink_dir, &spec.name);
+    let source = spec.primary();
     let timeline = last_timeline(spec).await?;
     let fork = match fork_of(&source, timeline).await {
         Ok(fork) => fork,
@@ -204,7 +204,7 @@ async fn rewind_to(spec: &ServerSpec, source: String) -> Result<(), RecoveryErro
 
 /// Whether there is a primary to copy.
 pub(crate) async fn primary_answers(spec: &ServerSpec) -> bool {
-    timeline_of(&conninfo(&spec.uplink_dir, &spec.name)).await.is_ok()
+    timeline_of(&spec.primary()).await.is_ok()
 }
 
 /// Moves a data directory that cannot be used out of the way of a clone, and deletes it.
@@ -304,7 +304,7 @@ pub(crate) async fn line(spec: &ServerSpec, known: bool) -> Line {
         None => {}
     }
     let Ok(timeline) = last_timeline(spec).await else { return Line::Unknown };
-    let source = conninfo(&spec.uplink_dir, &spec.name);
+    let source = spec.primary();
     match fork_of(&source, timeline).await {
         Ok(Fork { lsn, .. }) if received > lsn => Line::Diverged,
         // It is on this timeline, or on one that calls itself so and is not as far.
@@ -358,7 +358,7 @@ async fn compare_beginnings(
             beginning(own).await?
         }
     };
-    let primary = beginning(parse_conninfo(&conninfo(&spec.uplink_dir, &spec.name))?).await?;
+    let primary = beginning(parse_conninfo(&spec.primary())?).await?;
     Ok(match (own, primary) {
         (Some(own), Some(primary)) if own != primary => Line::Mixed,
         (Some(own), _) if !known => {

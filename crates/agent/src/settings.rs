@@ -52,6 +52,11 @@ impl ServerSpec {
         self.socket_dir.join(format!(".s.PGSQL.{SOCKET_PORT}"))
     }
 
+    /// How it reaches the primary.
+    pub(crate) fn primary(&self) -> String {
+        conninfo(&self.uplink_dir, &self.name)
+    }
+
     /// The system cuts or refuses longer socket paths with a message that helps nobody.
     pub(crate) fn check_socket_path(&self) -> Result<(), ServerError> {
         let path = self.socket();
@@ -100,7 +105,7 @@ impl ServerSpec {
             line(name, &quoted(value));
         }
         // A primary takes no note of these.
-        line("primary_conninfo", &quoted(&conninfo(&self.uplink_dir, &self.name)));
+        line("primary_conninfo", &quoted(&self.primary()));
         line("recovery_target_timeline", "'latest'");
         if !self.user_settings.is_empty() {
             text.push_str("\n# postgres_settings of the region's configuration\n");

@@ -23,7 +23,7 @@ use crate::promote::connect;
 use crate::recovery::{Log, RecoveryError, control_data, tail};
 use crate::server::{Followed, Orders, Server, State};
 use crate::settings::ServerSpec;
-use crate::{postmaster, rejoin};
+use crate::{create, postmaster, rejoin};
 
 /// Longest wait for the reader to shut down; the agent itself uses stronger signals before that.
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
@@ -226,12 +226,7 @@ fn failed_dir(pgdata: &Path) -> PathBuf {
 /// Puts data there, in the place of what was there before.
 pub(crate) fn put_aside(pgdata: &Path) -> Result<PathBuf, ServerError> {
     let failed = failed_dir(pgdata);
-    match std::fs::remove_dir_all(&failed) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(ServerError::file("remove", &failed)(error));
-        }
-        _ => {}
-    }
+    create::remove_dir(&failed)?;
     std::fs::rename(pgdata, &failed).map_err(ServerError::file("put aside", pgdata))?;
     Ok(failed)
 }

@@ -193,16 +193,18 @@ mod tests {
 
     const NAMES: [&str; 2] = ["a", "b"];
 
-    fn manifest() -> Manifest {
+    type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+    fn manifest() -> Outcome<Manifest> {
         let entry = |(name, port): (&str, u16)| {
             let at = |offset| ([127, 0, 0, 1], port + offset).into();
-            let name = name.parse().unwrap();
-            RegionEntry { name, cluster: at(0), reader: at(1), writer: at(2), link: at(3), dns: at(4) }
+            let name = name.parse()?;
+            Ok(RegionEntry { name, cluster: at(0), reader: at(1), writer: at(2), link: at(3), dns: at(4) })
         };
-        Manifest {
+        Ok(Manifest {
             format: Manifest::format(),
             cluster: "pangea".into(),
-            primary: "a".parse().unwrap(),
+            primary: "a".parse()?,
             readers: 1,
             port_base: 7400,
             auth: pangea_node::ClientAuth::Scram,
@@ -211,32 +213,32 @@ mod tests {
             pg_bin: None,
             store: None,
             failover: FailoverConfig::default(),
-            regions: NAMES.into_iter().zip([7400, 7410]).map(entry).collect(),
+            regions: NAMES.into_iter().zip([7400, 7410]).map(entry).collect::<Outcome<_>>()?,
             removed: Vec::new(),
-        }
+        })
     }
 
     /// Besides [`Review`] by a validator that knows nothing of Pangea, which also holds the schema against that of
     /// the draft.
     #[test]
-    fn what_is_written_is_valid() {
-        let dir = tempfile::tempdir().unwrap();
+    fn what_is_written_is_valid() -> Outcome {
+        let dir = tempfile::tempdir()?;
         let layout = Layout::new(dir.path());
         let options = ClusterOptions::new(dir.path().to_owned(), "pangea".into());
-        write_files(&layout, &Owner(None), &manifest(), None, &options).unwrap();
+        write_files(&layout, &Owner(None), &manifest()?, None, &options)?;
 
         let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
         compiler.set_default_draft(Draft::V2020_12);
-        compiler.add_resource("region.json", region_schema()).unwrap();
-        let schema = compiler.compile("region.json", &mut schemas).unwrap();
+        compiler.add_resource("region.json", region_schema())?;
+        let schema = compiler.compile("region.json", &mut schemas)?;
         let validate =
             |value: &serde_json::Value| schemas.validate(value, schema).map_err(|error| error.to_string());
         for name in NAMES {
-            let path = layout.region_config(&name.parse().unwrap());
+            let path = layout.region_config(&name.parse()?);
             let review = Review::of_content(&path);
             assert!(review.is_good() && review.problems.is_empty(), "{review:?}");
-            let text = std::fs::read_to_string(&path).unwrap();
-            let config: serde_json::Value = toml::from_str(&text).unwrap();
+            let text = std::fs::read_to_string(&path)?;
+            let config: serde_json::Value = toml::from_str(&text)?;
             assert_eq!(validate(&config), Ok(()));
             // It is no schema that everything is valid for.
             for (key, bad) in [("readers", 300.into()), ("unknown", 1.into()), ("region", "A".into())] {
@@ -245,5 +247,6 @@ mod tests {
                 assert!(validate(&config).is_err(), "{key}");
             }
         }
+        Ok(())
     }
 }
