@@ -195,6 +195,7 @@ pub(crate) async fn run(
         access,
         local_startup: local_route.startup(&startup, Kind::Session),
         primary_startup: primary_route.startup(&startup, Kind::Session),
+        shared: None,
     };
     if access == Access::Local {
         read_only(&mut options.local_startup);

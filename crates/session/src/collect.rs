@@ -13,6 +13,7 @@ use crate::own;
 use crate::prepared::{Origin, Portal, Prepared};
 use crate::session::{Environment, Phase, Session, Transaction, UNIT_LEN_MAX};
 use crate::settings::{RESET_ALL, Setting};
+use crate::shared;
 use crate::unit::{Begin, Consequence, Kind, Parsed, Unit};
 
 /// Bytes of a large Bind within which the names of portal and statement must end.
@@ -109,6 +110,8 @@ impl Session {
             b'F' => {
                 let mut unit = self.fresh_unit(Kind::Function);
                 (unit.needs_primary, unit.executes, unit.reads) = (true, true, true);
+                // Which function it is only the server knows.
+                unit.holds = true;
                 unit.push(frame);
                 self.pending.push_back(unit);
             }
@@ -116,17 +119,26 @@ impl Session {
             b'B' => self.take_bind(frame, environment)?,
             b'E' => self.take_execute(frame)?,
             b'D' => {
+                let mut frame = frame;
                 if let Target::Statement(name) = Target::read(&frame[HEADER_LEN..])? {
                     let name = frame.slice_ref(name);
+                    if let Some(shared) = self.shared_name(&name) {
+                        frame = shared::renamed_describe(&shared);
+                    }
                     self.collecting().uses.push(name);
                 }
                 self.collecting().reads = true;
                 self.collecting().push(frame);
             }
             b'C' => {
+                let mut frame = frame;
                 match Target::read(&frame[HEADER_LEN..])? {
                     Target::Statement(name) => {
                         let closed = self.statements.remove_entry(name);
+                        // Where SQL has named it, it is there under the client's own name.
+                        if closed.as_ref().is_some_and(|(_, known)| known.shared.is_some() && known.on == [0; 2]) {
+                            frame = shared::close_of_nothing();
+                        }
                         self.collecting().closes.push(closed);
                     }
                     Target::Portal(name) => {
@@ -258,25 +270,33 @@ impl Session {
         let parse = Parse::read(&kept[HEADER_LEN..])?;
         let name = kept.slice_ref(parse.statement);
         let prepares_write = batch.needs_primary();
+        let shared = (self.shares_servers() && !name.is_empty())
+            .then(|| shared::name_of(parse.text, parse.types));
         let statement = Prepared {
             text: kept.slice_ref(parse.text),
             types: kept.slice_ref(parse.types),
             origin: Origin::Parse(kept.clone()),
             catalog_version: environment.catalog_version(),
             batch,
-            on: [false; 2],
+            on: [0; 2],
+            is_proven: false,
+            shared: shared.clone(),
         };
+        let mut frame = kept.clone();
         if name.is_empty() || !self.statements.contains_key(&name) {
+            if let Some(shared) = &shared {
+                frame = shared::renamed_parse(shared, &statement.text, &statement.types);
+            }
             self.statements.insert(name.clone(), statement);
         } else {
             // It exists: the server has to have it, to say so.
-            self.collecting().uses.push(name.clone());
+            self.collecting().uses_by_name.push(name.clone());
         }
         let unit = self.collecting();
         unit.prepares_write |= prepares_write;
-        unit.parses.push(Parsed { name, injected: false });
+        unit.parses.push(Parsed { name, injected: false, made: None });
         unit.reads = true;
-        unit.push(kept);
+        unit.push(frame);
         Ok(())
     }
 
@@ -284,7 +304,7 @@ impl Session {
         let bind = Bind::read(&frame[HEADER_LEN..])?;
         let name = frame.slice_ref(bind.statement);
         self.collecting().uses.push(name.clone());
-        let mut batch = None;
+        let (mut batch, mut shared) = (None, None);
         if let Some(statement) = self.statements.get_mut(&name) {
             let version = environment.catalog_version();
             if matches!(statement.origin, Origin::Parse(_)) && statement.catalog_version != version {
@@ -292,6 +312,7 @@ impl Session {
                 statement.catalog_version = version;
             }
             let statement = statement.clone();
+            shared = statement.shared;
             batch = Some(statement.batch.clone());
             let portal = Portal {
                 text: statement.text,
@@ -313,7 +334,10 @@ impl Session {
         unit.opens_cursor |= named;
         unit.reads = true;
         unit.executes = true;
-        unit.push(frame);
+        unit.push(match shared {
+            Some(shared) => shared::renamed_bind(bind.portal, &shared, bind.rest),
+            None => frame,
+        });
         Ok(())
     }
 
@@ -348,6 +372,7 @@ impl Session {
 
     fn judge_batch(&mut self, unit: &mut Unit, batch: &Arc<Batch>) {
         unit.executes = true;
+        unit.holds |= batch.unparsable;
         unit.needs_primary |= batch.unparsable;
         unit.reads |= batch.unparsable;
     }
@@ -364,6 +389,12 @@ impl Session {
         unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
         unit.pins |= statement.pins && statement.effect != Effect::Listen;
         unit.reads_session_state |= statement.reads_session_state;
+        unit.holds |= statement.holds;
+        unit.reads_private_state |= statement.reads_private_state;
+        unit.frees |= matches!(
+            statement.effect,
+            Effect::CloseCursor { .. } | Effect::Unlisten | Effect::Deallocate { .. } | Effect::ResetAll
+        );
         match &statement.effect {
             Effect::None | Effect::CopyToStdout => unit.reads = true,
             // Of the session: no data that could be stale. (SHOW of the token has been made a query.)
@@ -381,17 +412,19 @@ impl Session {
                     text: Bytes::new(),
                     types: Bytes::new(),
                     batch: Arc::new(batch),
-                    on: [false; 2],
+                    on: [0; 2],
+                    is_proven: false,
+                    shared: None,
                 };
                 unit.reads = true;
                 let name = Bytes::copy_from_slice(name.as_bytes());
-                unit.uses.push(name.clone());
+                unit.uses_by_name.push(name.clone());
                 unit.follows(Consequence::Prepare(name, Box::new(prepared)));
             }
             Effect::Execute { name } => self.judge_execute(unit, name.as_bytes()),
             Effect::Deallocate { name } => {
                 let name = name.as_ref().map(|name| Bytes::copy_from_slice(name.as_bytes()));
-                unit.uses.extend(name.clone());
+                unit.uses_by_name.extend(name.clone());
                 unit.follows(Consequence::Deallocate(name));
             }
             Effect::DeclareCursor { .. } => {
@@ -468,7 +501,7 @@ impl Session {
 
     fn judge_execute(&mut self, unit: &mut Unit, name: &[u8]) {
         unit.reads = true;
-        unit.uses.push(Bytes::copy_from_slice(name));
+        unit.uses_by_name.push(Bytes::copy_from_slice(name));
         match self.statements.get(name) {
             Some(prepared) => {
                 let batch = prepared.batch.clone();
@@ -479,6 +512,8 @@ impl Session {
                 unit.sets_own |= sets;
                 unit.needs_primary |= batch.needs_primary() || sets;
                 unit.pins |= batch.pins() || sets;
+                unit.holds |= sets || batch.statements.iter().any(|inner| inner.holds);
+                unit.reads_private_state |= batch.statements.iter().any(|inner| inner.reads_private_state);
                 unit.reads_session_state |= batch.statements.iter().any(|inner| inner.reads_session_state);
                 unit.changes_catalog |= batch.statements.iter().any(|inner| inner.effect == Effect::Ddl);
             }
@@ -596,11 +631,11 @@ impl Session {
         match header.tag {
             b'P' => {
                 // A statement that is not remembered cannot be made elsewhere.
-                unit.pins = true;
+                (unit.pins, unit.holds) = (true, true);
                 self.statements.remove(&statement);
             }
             b'B' => {
-                unit.uses.push(statement);
+                unit.uses_by_name.push(statement);
                 self.portals.remove(portal.as_deref().unwrap_or_default());
             }
             _ => {
@@ -611,6 +646,11 @@ impl Session {
         self.large_announced = true;
         self.pending.push_back(unit);
         Ok(true)
+    }
+
+    /// The name of a prepared statement on servers that sessions share.
+    fn shared_name(&self, name: &[u8]) -> Option<Bytes> {
+        self.statements.get(name)?.shared.clone()
     }
 
     fn take_collected(&mut self) -> Unit {

@@ -6,11 +6,13 @@ use pangea_pgwire::build;
 use crate::leg::{Expect, Leg, LinkState};
 use crate::prepared::Prepared;
 use crate::session::{Access, Session, Transaction};
-use crate::settings::{SetUp, release, roll_back_to};
+use crate::settings::{RESET_ALL, SetUp, release, roll_back_to};
 use crate::unit::{Begin, Consequence, Parsed, Unit};
 
 /// A setting of two parts, of which each SET may change one: what is replayed is the whole, as it was reported.
 const DATE_STYLE: &str = "datestyle";
+
+const DISCARD_ALL: &str = "DISCARD ALL";
 
 /// The same as it is reported.
 const REPORTED_DATE_STYLE: &[u8] = b"DateStyle";
@@ -27,6 +29,11 @@ impl Session {
         for parsed in unit.parses.iter().take(unit.parse_completes) {
             if !(parsed.name.is_empty() && unnamed_ended) {
                 self.mark_prepared(&parsed.name, leg);
+            }
+        }
+        for parsed in unit.parses.iter().skip(unit.parse_completes) {
+            if let Some(name) = &parsed.made {
+                self.link_mut(leg).server.statements.remove(name);
             }
         }
         self.forget_parses(&unit, unit.parse_completes);
@@ -55,6 +62,7 @@ impl Session {
             self.unknown_async |= may_commit_async;
         }
         self.refresh_settings(leg, &unit, rolls_back, status);
+        self.note_hold(leg, &unit, status);
     }
 
     /// Prepared statements that were closed are gone from the other server too; a Close that did not come to run
@@ -136,13 +144,20 @@ impl Session {
                 self.pinned = true;
                 continue;
             }
+            let resets = setting.key == RESET_ALL;
             let number = self.settings.push(setting);
-            self.link_mut(leg).applied = number;
+            let made = self.settings.made().clone();
+            let link = self.link_mut(leg);
+            (link.applied, link.server.made) = (number, made);
+            if resets {
+                self.set_base();
+            }
         }
     }
 
     /// Brings the transaction in line with what the server says.
     fn settle(&mut self, leg: Leg, status: u8) {
+        self.failed = status == b'E';
         match (status, &mut self.transaction) {
             (b'I', _) => {
                 self.transaction = Transaction::Idle;
@@ -168,23 +183,28 @@ impl Session {
     }
 
     fn mark_prepared(&mut self, name: &[u8], leg: Leg) {
+        let id = self.link(leg).id;
         if let Some(statement) = self.statements.get_mut(name) {
-            statement.on[leg.index()] = true;
+            statement.is_proven = true;
+            if statement.shared.is_none() {
+                statement.on[leg.index()] = id;
+            }
         }
     }
 
     /// Statements whose Parse did not succeed are not there.
     pub(crate) fn forget_parses(&mut self, unit: &Unit, succeeded: usize) {
         for Parsed { name, .. } in unit.parses.iter().skip(succeeded) {
-            if self.statements.get(name).is_some_and(|statement| statement.on == [false; 2]) {
+            if self.statements.get(name).is_some_and(|statement| !statement.is_proven) {
                 self.statements.remove(name);
             }
         }
     }
 
     fn insert_statement(&mut self, leg: Leg, name: Bytes, mut prepared: Prepared) {
-        prepared.on = [false; 2];
-        prepared.on[leg.index()] = true;
+        prepared.on = [0; 2];
+        prepared.on[leg.index()] = self.link(leg).id;
+        prepared.is_proven = true;
         self.statements.insert(name, prepared);
     }
 
@@ -195,7 +215,7 @@ impl Session {
     }
 
     fn tidy_statement(&mut self, leg: Leg, name: &[u8], statement: &Prepared) {
-        if statement.is_on(leg) {
+        if statement.shared.is_none() && statement.is_on(leg, self.link(leg)) {
             let mut wire = BytesMut::new();
             build::close_statement(&mut wire, name);
             build::sync(&mut wire);
@@ -208,6 +228,7 @@ impl Session {
             return self.remove_statement(leg, &name);
         }
         self.statements.retain(|name, _| name.is_empty());
+        self.link_mut(leg).server.statements.clear();
         self.tidy_other(leg, "DEALLOCATE ALL");
     }
 
@@ -215,13 +236,20 @@ impl Session {
         self.statements.clear();
         self.settings.clear();
         (self.pinned, self.listening, self.set_async) = (false, false, false);
-        self.tidy_other(leg, "DISCARD ALL");
+        self.link_mut(leg).is_as_new();
+        self.tidy_other(leg, DISCARD_ALL);
+        self.set_base();
     }
 
     fn tidy_other(&mut self, leg: Leg, sql: &str) {
+        let shares = self.shares_servers();
         let link = self.link_mut(other(leg));
-        if link.state != LinkState::Down {
+        if link.state == LinkState::Open || (link.state == LinkState::Wanted && !shares) {
             link.query(sql, Expect::Cleanup);
+            link.server.statements.clear();
+            if sql == DISCARD_ALL {
+                link.is_as_new();
+            }
         }
     }
 }

@@ -7,7 +7,6 @@ use pangea_pgwire::{ErrorFields, SqlState, build};
 
 use crate::leg::{Expect, Leg, LinkState};
 use crate::own;
-use crate::prepared::Origin;
 use crate::session::{Access, Environment, Session, Transaction};
 use crate::settings::{IDENTITY, SET_UP_MAX};
 use crate::unit::{Consequence, Kind, Parsed, Unit};
@@ -36,6 +35,7 @@ enum Decision {
 impl Session {
     /// Sends the pending unit if it can go; whether anything was done.
     pub(crate) fn dispatch(&mut self, environment: &mut impl Environment) -> bool {
+        (self.local.is_fresh, self.primary.is_fresh) = (false, false);
         self.held_back = false;
         if self.on_hold || self.pending.is_empty() {
             return false;
@@ -53,7 +53,7 @@ impl Session {
             }
             Decision::Send(leg) => {
                 self.waiting_for = None;
-                if self.confirm_identity(leg) {
+                if !self.is_attached(leg) || self.confirm_identity(leg) {
                     return false;
                 }
                 if let Some(unit) = self.pending.pop_front() {
@@ -148,7 +148,10 @@ impl Session {
         match self.access {
             Access::Primary => return Leg::Primary,
             _ if self.is_tied() && !self.pinned => return Leg::Local,
-            Access::Split if self.local.state != LinkState::Open => return Leg::Primary,
+            Access::Split if self.local_away => return Leg::Primary,
+            Access::Split if self.local.state != LinkState::Open && !self.shares_servers() => {
+                return Leg::Primary;
+            }
             Access::Split => {}
             Access::Local if self.gave_up || on_primary || sets_and_reads => return Leg::Primary,
             Access::Local => return Leg::Local,
@@ -206,6 +209,14 @@ impl Session {
             Transaction::Idle => !ends && unit.needs_primary,
             Transaction::Local(_) => false,
         };
+        // Whether a transaction has failed decides how a statement is prepared that is there, and whether it is there is
+        // not known while it is being prepared.
+        let in_block = ends || !matches!(self.transaction, Transaction::Idle);
+        let making = || self.in_flight.iter().flat_map(|other| &other.parses).any(|parsed| parsed.made.is_some());
+        let names = |unit: &Unit| !(unit.parses.is_empty() && unit.uses.is_empty());
+        if self.shares_servers() && (in_block && !unit.parses.is_empty() || names(unit) && making()) {
+            return false;
+        }
         leg == Leg::Primary && settled && (self.pinned || stays || self.access == Access::Primary)
     }
 
@@ -232,6 +243,9 @@ impl Session {
             // What a server that is gone has shown, the primary has.
             level if (level == Level::Global || self.moved) && !self.asked => {
                 if !self.enter(environment) {
+                    return Decision::Wait;
+                }
+                if !self.is_attached(Leg::Primary) {
                     return Decision::Wait;
                 }
                 self.asked = true;
@@ -328,17 +342,21 @@ impl Session {
     fn apply_settings(&mut self, leg: Leg) {
         let newest = self.settings.newest();
         let applied = std::mem::replace(&mut self.link_mut(leg).applied, newest);
+        if applied == newest {
+            return;
+        }
         let missing: Vec<Bytes> = self.settings.since(applied).map(|setting| setting.wire.clone()).collect();
         for wire in missing {
             self.send_hidden(leg, &wire, Expect::Replay);
         }
+        self.link_mut(leg).server.made = self.settings.made().clone();
     }
 
     /// Sends something of the session's own.
     pub(crate) fn send_hidden(&mut self, leg: Leg, wire: &[u8], expect: Expect) {
         // A Query, and a Parse of the unnamed statement, end the unnamed statement of that server.
         if let Some(unnamed) = self.statements.get_mut(&b""[..]) {
-            unnamed.on[leg.index()] = false;
+            unnamed.on[leg.index()] = 0;
         }
         self.link_mut(leg).send(wire, expect);
     }
@@ -359,6 +377,7 @@ impl Session {
         {
             self.begin_on_primary(&begin);
         }
+        self.make_private(leg, &mut unit);
         self.provide_statements(leg, &mut unit);
         self.wrote |= leg == Leg::Primary && (unit.needs_primary || unit.unread);
         self.pinned |= unit.pins;
@@ -376,6 +395,9 @@ impl Session {
         let frames = std::mem::take(&mut unit.frames);
         match deferred_begin(leg, &unit).filter(|_| self.access == Access::Split) {
             Some(plain) => self.local.output.extend_from_slice(&plain),
+            None if self.shares_servers() => {
+                frames.iter().for_each(|frame| self.write_shared(leg, &mut unit, frame));
+            }
             None => frames.iter().for_each(|frame| self.link_mut(leg).output.extend_from_slice(frame)),
         }
         unit.leg = Some(leg);
@@ -389,17 +411,20 @@ impl Session {
             self.link_mut(leg).expect.push_back(Expect::Client);
             self.in_flight.push_back(unit);
         }
+        if self.in_flight.back().is_some_and(|unit| unit.ended && unit.copies_in == 0 && !unit.streams) {
+            self.close_evicted(leg);
+        }
         self.ask_position(leg);
     }
 
     /// Sees to it that commits wait for other regions where they have to (ZERO-LOSS-WHEN-SYNC).
     fn guard_commits(&mut self) {
         let begins = !matches!(self.transaction, Transaction::Primary) || self.begin_due;
-        if self.commits_elsewhere && begins && self.in_flight.is_empty() && !self.primary.guarded {
+        if self.commits_elsewhere && begins && self.in_flight.is_empty() && !self.primary.server.guarded {
             let mut wire = BytesMut::new();
             build::query(&mut wire, own::GUARD_SQL);
             self.send_hidden(Leg::Primary, &wire, Expect::Replay);
-            self.primary.guarded = true;
+            self.primary.server.guarded = true;
         }
     }
 
@@ -432,34 +457,58 @@ impl Session {
 
     /// Makes the prepared statements that the unit uses on its server.
     fn provide_statements(&mut self, leg: Leg, unit: &mut Unit) {
-        let names: Vec<Bytes> = if unit.reads_session_state {
-            self.statements.keys().filter(|name| !name.is_empty()).cloned().collect()
-        } else {
-            unit.uses.clone()
+        if unit.reads_session_state && !self.shares_servers() {
+            unit.uses = self.statements.keys().filter(|name| !name.is_empty()).cloned().collect();
+        }
+        for name in std::mem::take(&mut unit.uses) {
+            self.provide_statement(leg, unit, &name, false);
+        }
+        for name in std::mem::take(&mut unit.uses_by_name) {
+            self.provide_statement(leg, unit, &name, true);
+        }
+    }
+
+    fn provide_statement(&mut self, leg: Leg, unit: &mut Unit, name: &Bytes, by_own_name: bool) {
+        // It may be closed by the very unit that uses it.
+        let closed = unit.closes.iter().flatten().find(|(closed, _)| closed == name).map(|(_, st)| st);
+        let Some(statement) = self.statements.get(name).or(closed) else { return };
+        let link = self.link(leg);
+        let is_there = match &statement.shared {
+            Some(_) if by_own_name => statement.on[leg.index()] == link.id,
+            _ => statement.is_on(leg, link),
         };
-        for name in names {
-            // It may be closed by the very unit that uses it.
-            let closed =
-                || unit.closes.iter().flatten().find(|(closed, _)| *closed == name).map(|(_, st)| st);
-            let known = self.statements.get(&name).or_else(closed);
-            let Some(statement) = known.filter(|statement| !statement.is_on(leg)) else { continue };
-            let makes = |unit: &Unit| unit.parses.iter().any(|parsed| parsed.name == name);
-            // What the session has sent behind a unit has ended the unnamed statement that it made.
-            let ended = name.is_empty() && self.link(leg).ends_unnamed();
-            if makes(unit) || (!ended && self.in_flight.iter().any(makes)) {
-                continue;
+        let makes = |unit: &Unit| unit.parses.iter().any(|parsed| parsed.name == *name);
+        // What the session has sent behind a unit has ended the unnamed statement that it made.
+        let ended = name.is_empty() && link.ends_unnamed();
+        let renamed = by_own_name && statement.shared.is_some();
+        let is_made = !renamed && (makes(unit) || (!ended && self.in_flight.iter().any(makes)));
+        if is_there || is_made {
+            if let Some(shared) = statement.shared.clone() {
+                self.link_mut(leg).server.statements.touch(&shared);
             }
-            let statement = statement.clone();
-            if unit.continues {
-                // A Sync would end the unit: the Parse becomes part of it, and its answer is kept from the client.
-                let Origin::Parse(frame) = &statement.origin else { continue };
-                self.link_mut(leg).output.extend_from_slice(frame);
-                unit.parses.insert(0, Parsed { name: name.clone(), injected: true });
-            } else {
-                self.send_hidden(leg, &statement.wire(), Expect::Prepare);
-            }
-            if let Some(statement) = self.statements.get_mut(&name) {
-                statement.on[leg.index()] = true;
+            return;
+        }
+        let statement = statement.clone();
+        let shared = statement.shared.clone().filter(|_| !by_own_name);
+        if unit.continues {
+            // A Sync would end the unit: the Parse becomes part of it, and its answer is kept from the client.
+            let Some(frame) = statement.parse(by_own_name) else { return };
+            self.link_mut(leg).output.extend_from_slice(&frame);
+            unit.parses.insert(0, Parsed { name: name.clone(), injected: true, made: shared.clone() });
+        } else {
+            self.link_mut(leg).preparing.push_back(shared.clone());
+            self.send_hidden(leg, &statement.wire(by_own_name), Expect::Prepare);
+        }
+        match shared {
+            Some(shared) => self.note_shared(leg, shared),
+            None => {
+                let id = self.link(leg).id;
+                if let Some(statement) = self.statements.get_mut(name) {
+                    statement.on[leg.index()] = id;
+                }
+                if by_own_name {
+                    (unit.holds, unit.frees) = (true, true);
+                }
             }
         }
     }

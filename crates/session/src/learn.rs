@@ -1,7 +1,7 @@
 //! What the session learns of its servers by asking them: positions, timelines, its own settings.
 
 use bytes::Bytes;
-use pangea_base::{Lsn, Position, Timeline};
+use pangea_base::{Lsn, Position};
 use pangea_consistency::Reach;
 use pangea_pgwire::{ErrorFields, SqlState, build};
 
@@ -45,7 +45,7 @@ impl Session {
         if !alias.is_empty() {
             self.set_alias(leg, alias);
         }
-        if self.access.home() == Leg::Primary {
+        if self.access.home() == Leg::Primary && !self.shares_servers() {
             self.learn_primary(&[synchronous.clone(), timeline.clone()]);
         }
     }
@@ -61,7 +61,9 @@ impl Session {
         let mut wire = bytes::BytesMut::new();
         build::query(&mut wire, &format!("SET {} TO '{value}'", name.name()));
         let wire = wire.freeze();
-        self.send_hidden(leg, &wire, Expect::Replay);
+        if !self.shares_servers() {
+            self.send_hidden(leg, &wire, Expect::Replay);
+        }
         let number = self.settings.push(Setting { key: name.name().to_owned(), wire });
         self.link_mut(leg).applied = number;
     }
@@ -69,9 +71,9 @@ impl Session {
     /// The answer to [`own::PRIMARY_SQL`].
     pub(crate) fn learn_primary(&mut self, values: &[Bytes]) {
         let [synchronous, timeline] = values else { return };
-        let text = std::str::from_utf8(timeline).unwrap_or_default();
-        self.primary_timeline = u32::from_str_radix(text, 16).ok().map(Timeline);
-        if synchronous.as_ref() == b"off" {
+        let (commits_async, timeline) = own::primary_facts(Some(synchronous), Some(timeline));
+        self.primary_timeline = timeline;
+        if commits_async {
             self.server_async = true;
             // What was asked before this was known is not past the commits.
             self.vain_positions =
@@ -143,7 +145,7 @@ impl Session {
         let undone = unit.ends_transaction || rolls_back || unit.errored;
         let changed = unit.sets_own || (self.set_in_transaction && undone);
         self.settings_due |= changed;
-        self.primary.guarded &= !changed;
+        self.primary.server.guarded &= !changed;
         self.set_in_transaction = status != b'I' && (self.set_in_transaction || unit.sets_own);
         // A query sent behind these would become part of what follows them; a failed transaction answers nothing.
         let in_the_way =

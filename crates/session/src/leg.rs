@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use pangea_pgwire::build;
-use pangea_pgwire::startup::CancelKey;
+
+use crate::settings::Made;
+use crate::shared::ServerState;
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub(crate) enum Expect {
     Replay,
     /// A prepared statement that the session already has elsewhere. Its error is the client's unit's error.
     Prepare,
+    /// Whether anything is left on the server that only this connection has.
+    Hold,
     /// Where the write-ahead log is after a commit.
     Position,
     /// Clearing away. An error changes nothing.
@@ -74,17 +78,42 @@ pub(crate) struct Link {
     pub(crate) rest_passes: bool,
     /// Number of the newest setting that it has.
     pub(crate) applied: u64,
-    /// [`crate::own::GUARD_SQL`] was run on it since its settings may have changed.
-    pub(crate) guarded: bool,
+    /// Which of the session's connections it is: prepared statements remember where they are.
+    pub(crate) id: u64,
+    /// What goes with the connection when another session gets it.
+    pub(crate) server: ServerState,
+    /// It was given to the session, which has not looked yet what it needs it for.
+    pub(crate) is_fresh: bool,
+    /// Why it cannot be given away.
+    pub(crate) hold: Hold,
+    /// Something may have removed the reason.
+    pub(crate) hold_check_due: bool,
+    /// Statements that have to be closed to make room for others.
+    pub(crate) evicted: Vec<Bytes>,
+    /// The answer under way has an error in it.
+    pub(crate) answer_failed: bool,
+    /// Shared statements whose preparation is under way as [`Expect::Prepare`]; `None` for others.
+    pub(crate) preparing: VecDeque<Option<Bytes>>,
     /// Error of something that the session ran for itself, to be shown instead of its consequence.
     pub(crate) hidden_error: Option<Bytes>,
     /// The first values of the rows in the answer under way; empty for NULL.
     pub(crate) values: Vec<Bytes>,
-    pub(crate) key: Option<CancelKey>,
+}
+
+/// Why a connection cannot be given to another session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hold {
+    /// It can.
+    No,
+    /// There may be something on it that only it has; the server can be asked.
+    Checked,
+    /// What is on it cannot be told.
+    Forever,
 }
 
 impl Link {
-    pub(crate) fn new() -> Self {
+    /// No connection; the next one will be number `id` of the session's.
+    pub(crate) fn new(id: u64) -> Self {
         Self {
             state: LinkState::Down,
             input: BytesMut::new(),
@@ -93,11 +122,25 @@ impl Link {
             rest: 0,
             rest_passes: false,
             applied: 0,
-            guarded: false,
+            id,
+            server: ServerState::default(),
+            is_fresh: false,
+            hold: Hold::No,
+            hold_check_due: false,
+            evicted: Vec::new(),
+            answer_failed: false,
+            preparing: VecDeque::new(),
             hidden_error: None,
             values: Vec::new(),
-            key: None,
         }
+    }
+
+    /// DISCARD ALL was run on it.
+    pub(crate) fn is_as_new(&mut self) {
+        self.server.statements.clear();
+        self.server.made = Made::default();
+        self.server.guarded = false;
+        (self.hold, self.hold_check_due) = (Hold::No, false);
     }
 
     /// Sends something of the session's own; its answer is due after those before it.

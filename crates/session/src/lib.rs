@@ -35,10 +35,12 @@ mod prepared;
 mod respond;
 mod session;
 mod settings;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod unit;
 
 pub use leg::Leg;
-pub use own::ALIASES;
-pub use session::{Access, Environment, Session, SessionOptions, UNIT_LEN_MAX};
+pub use own::{ALIASES, START_SQL};
+pub use session::{Access, Environment, Session, SessionOptions, SharedOptions, UNIT_LEN_MAX};
+pub use shared::{ServerState, Welcome};

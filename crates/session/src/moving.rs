@@ -24,7 +24,7 @@ impl Session {
 
     /// Whether something of this session is under way on the primary, or can be without asking.
     pub(crate) fn keeps_primary(&self) -> bool {
-        let stays = self.pinned || self.listening;
+        let stays = self.stays_on(Leg::Primary);
         let uses = self.primary.state != LinkState::Down && !(stays && self.is_idle_on_primary());
         self.phase != Phase::Over && (uses || self.keeps_local())
     }
@@ -60,7 +60,7 @@ impl Session {
 
     /// Whether the session leaves the primary as soon as nothing is under way there.
     fn leaves_primary(&self) -> bool {
-        self.primary_held && !(self.pinned || self.listening)
+        self.primary_held && !self.stays_on(Leg::Primary)
     }
 
     fn is_idle_on_primary(&self) -> bool {
@@ -90,7 +90,7 @@ impl Session {
             Transaction::Primary => self.begin.is_some(),
             Transaction::Local(_) => false,
         };
-        let possible = self.begun && unsent && nothing_ran && !(self.pinned || self.listening);
+        let possible = self.begun && unsent && nothing_ran && !self.stays_on(Leg::Primary);
         if possible {
             let asked = self.primary.expects(Expect::Position);
             let unknown = self.position_unknown;

@@ -13,7 +13,7 @@ use pangea_sql::{Batch, Effect, Statement};
 /// Asked when a session begins, on the server that answers its start-up message.
 ///
 /// In a transaction of its own level: a standby refuses queries at SERIALIZABLE, which may be the default.
-pub(crate) const START_SQL: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SHOW default_transaction_isolation; SHOW synchronous_commit; \
+pub const START_SQL: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SHOW default_transaction_isolation; SHOW synchronous_commit; \
      SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN \
      pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) END; \
      SHOW apg_write_forward.consistency_mode; SHOW pangea.read_consistency; SHOW pangea.max_staleness; \
@@ -39,6 +39,14 @@ pub(crate) const START_FACTS: usize = 4;
 
 /// Aurora's names of `pangea.read_consistency`: of its PostgreSQL (write forwarding) and of its MySQL.
 pub const ALIASES: [&str; 2] = ["apg_write_forward.consistency_mode", "aurora_replica_read_consistency"];
+
+/// What a server has answered to [`PRIMARY_SQL`]: whether commits may be acknowledged before they are flushed, and its
+/// timeline.
+pub(crate) fn primary_facts(synchronous: Option<&Bytes>, timeline: Option<&Bytes>) -> (bool, Option<Timeline>) {
+    let timeline = timeline.and_then(|text| std::str::from_utf8(text).ok());
+    let timeline = timeline.and_then(|text| u32::from_str_radix(text, 16).ok()).map(Timeline);
+    (synchronous.is_some_and(|value| value.as_ref() == b"off"), timeline)
+}
 
 /// Begins the name of a setting that no server has: setting it fails, and the error is replaced.
 const REFUSED: &str = "pangea_refuses_";

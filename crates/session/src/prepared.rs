@@ -7,7 +7,8 @@ use bytes::{Bytes, BytesMut};
 use pangea_pgwire::build;
 use pangea_sql::Batch;
 
-use crate::leg::Leg;
+use crate::leg::{Leg, Link};
+use crate::shared;
 
 /// How a statement was prepared: doing it again makes the same statement on another server.
 #[derive(Debug, Clone)]
@@ -29,17 +30,30 @@ pub(crate) struct Prepared {
     /// What executing it does, by the catalogue of this version.
     pub(crate) batch: Arc<Batch>,
     pub(crate) catalog_version: u64,
-    /// Which servers have it, by [`Leg::index`].
-    pub(crate) on: [bool; 2],
+    /// The connections that have it, by [`Leg::index`] and [`Link::id`]; 0 for none.
+    pub(crate) on: [u64; 2],
+    /// A server has prepared it.
+    pub(crate) is_proven: bool,
+    /// Its name on servers that sessions share, where it is not the client's.
+    pub(crate) shared: Option<Bytes>,
 }
 
 impl Prepared {
+    /// The message that makes it; `None` where it was a Query.
+    pub(crate) fn parse(&self, by_own_name: bool) -> Option<Bytes> {
+        let Origin::Parse(frame) = &self.origin else { return None };
+        match &self.shared {
+            Some(shared) if !by_own_name => Some(shared::renamed_parse(shared, &self.text, &self.types)),
+            _ => Some(frame.clone()),
+        }
+    }
+
     /// Frames that make it on another server, with one ReadyForQuery as answer.
-    pub(crate) fn wire(&self) -> BytesMut {
+    pub(crate) fn wire(&self, by_own_name: bool) -> BytesMut {
         let mut out = BytesMut::new();
         match &self.origin {
-            Origin::Parse(frame) => {
-                out.extend_from_slice(frame);
+            Origin::Parse(_) => {
+                out.extend_from_slice(&self.parse(by_own_name).unwrap_or_default());
                 build::sync(&mut out);
             }
             Origin::Sql(frame) => out.extend_from_slice(frame),
@@ -47,8 +61,12 @@ impl Prepared {
         out
     }
 
-    pub(crate) fn is_on(&self, leg: Leg) -> bool {
-        self.on[leg.index()]
+    /// Whether a connection has it, under the client's name for it or under the shared one.
+    pub(crate) fn is_on(&self, leg: Leg, link: &Link) -> bool {
+        match &self.shared {
+            Some(shared) => link.server.statements.has(shared),
+            None => self.on[leg.index()] == link.id,
+        }
     }
 }
 

@@ -16,6 +16,9 @@ const HELD_LEN_MAX: usize = 16 << 10;
 /// Largest frame that is looked at; larger ones pass unseen.
 const INSPECTED_LEN_MAX: usize = 1 << 20;
 
+/// A ParseComplete.
+const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+
 /// The parameter that tells clients whether writes are possible: on the cluster endpoint they are.
 const IN_HOT_STANDBY: &[u8] = b"in_hot_standby";
 
@@ -112,7 +115,7 @@ impl Session {
             b'K' => {
                 if let Some((process, secret)) = body.split_first_chunk::<4>() {
                     let process = u32::from_be_bytes(*process);
-                    self.link_mut(leg).key = Some(CancelKey { process, secret: secret.to_vec() });
+                    self.link_mut(leg).server.key = Some(CancelKey { process, secret: secret.to_vec() });
                 }
             }
             b'Z' => {
@@ -175,7 +178,10 @@ impl Session {
 
     fn take_hidden_frame(&mut self, leg: Leg, expected: Expect, tag: u8, frame: &Bytes) {
         match tag {
-            b'E' => self.link_mut(leg).hidden_error = Some(frame.clone()),
+            b'E' => {
+                let link = self.link_mut(leg);
+                (link.hidden_error, link.answer_failed) = (Some(frame.clone()), true);
+            }
             b'D' => {
                 let value = message::first_column(&frame[HEADER_LEN..]);
                 let value = value.map(|value| frame.slice_ref(value)).unwrap_or_default();
@@ -196,7 +202,9 @@ impl Session {
     }
 
     fn finish_hidden(&mut self, leg: Leg, expected: Expect) {
-        let values = std::mem::take(&mut self.link_mut(leg).values);
+        let link = self.link_mut(leg);
+        let values = std::mem::take(&mut link.values);
+        let failed = std::mem::take(&mut link.answer_failed);
         match expected {
             Expect::Position => {
                 self.link_mut(leg).hidden_error = None;
@@ -226,8 +234,18 @@ impl Session {
                 }
             }
             Expect::Cleanup => self.link_mut(leg).hidden_error = None,
+            Expect::Hold => {
+                self.link_mut(leg).hidden_error = None;
+                self.learn_hold(leg, values.first());
+            }
             // The error is shown in the place of its consequence.
-            Expect::Prepare | Expect::Startup | Expect::Client => {}
+            Expect::Prepare => {
+                let link = self.link_mut(leg);
+                if let Some(Some(name)) = link.preparing.pop_front().filter(|_| failed) {
+                    link.server.statements.remove(&name);
+                }
+            }
+            Expect::Startup | Expect::Client => {}
         }
     }
 
@@ -271,12 +289,13 @@ impl Session {
     /// Passes on a notification. Its sender is named by process: the session's own process on the primary is told
     /// as the one that the client knows, so that clients can leave out what they said themselves.
     fn notify(&mut self, frame: &[u8]) {
-        let own = self.primary.key.as_ref().map(|key| key.process.to_be_bytes());
+        let own = self.primary.server.key.as_ref().map(|key| key.process.to_be_bytes());
+        let known = self.client_key().map(|key| key.process.to_be_bytes());
         let (head, body) = frame.split_at(HEADER_LEN);
-        match (body.split_first_chunk::<4>(), &self.local.key) {
+        match (body.split_first_chunk::<4>(), known) {
             (Some((process, rest)), Some(known)) if Some(*process) == own => {
                 self.client_out.extend_from_slice(head);
-                self.client_out.extend_from_slice(&known.process.to_be_bytes());
+                self.client_out.extend_from_slice(&known);
                 self.client_out.extend_from_slice(rest);
             }
             _ => self.client_out.extend_from_slice(frame),
@@ -284,7 +303,7 @@ impl Session {
     }
 
     /// Passes on a ParameterStatus that tells the client something new.
-    fn report_parameter(&mut self, frame: &Bytes) {
+    pub(crate) fn report_parameter(&mut self, frame: &Bytes) {
         let Ok((name, value)) = message::parameter_status(&frame[HEADER_LEN..]) else { return };
         let writable = self.access == Access::Split && name == IN_HOT_STANDBY;
         let value = if writable { b"off" } else { value };
@@ -324,6 +343,10 @@ impl Session {
             b'N' if says_unconfirmed(&frame[HEADER_LEN..]) => self.take_unconfirmed(&frame),
             tag => {
                 let Some(unit) = self.in_flight.front_mut() else { return true };
+                let (tag, frame) = match tag {
+                    b'3' if unit.answers_parse() => (b'1', Bytes::from_static(PARSE_COMPLETE)),
+                    tag => (tag, frame),
+                };
                 let hidden = unit.count(tag, &frame[HEADER_LEN..]);
                 if !unit.retry && !hidden && !unit.unconfirmed {
                     unit.pass(&frame, matches!(tag, b'C' | b'G' | b'I' | b's'), &mut self.client_out);
@@ -503,6 +526,12 @@ impl Unit {
         }
     }
 
+    /// Whether the next answer to a Close is that to a Parse.
+    fn answers_parse(&mut self) -> bool {
+        self.close_answers += 1;
+        self.stands_for_parse.get(self.close_answers - 1) == Some(&true)
+    }
+
     /// Counts what has been completed; whether the answer is not for the client.
     fn count(&mut self, tag: u8, body: &[u8]) -> bool {
         match tag {
@@ -537,5 +566,8 @@ impl Unit {
         self.behind_startup = false;
         (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
         (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
+        (self.close_answers, self.parses_sent) = (0, 0);
+        self.stands_for_parse.clear();
+        self.parses.iter_mut().for_each(|parsed| parsed.made = None);
     }
 }

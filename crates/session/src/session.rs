@@ -14,6 +14,7 @@ use pangea_sql::Batch;
 use crate::leg::{Expect, Leg, Link, LinkState};
 use crate::own::{self, Refusals};
 use crate::prepared::{Portals, Statements};
+use crate::shared::Welcome;
 use crate::settings::{SetUp, Settings};
 use crate::unit::{Begin, Unit};
 
@@ -92,6 +93,19 @@ pub struct SessionOptions {
     pub local_startup: Startup,
     /// The start-up message for the primary.
     pub primary_startup: Startup,
+    /// With this the session shares its servers with others, and begins without one.
+    pub shared: Option<SharedOptions>,
+}
+
+/// How a session begins that shares its servers.
+#[derive(Debug, Clone)]
+pub struct SharedOptions {
+    /// What the client is told.
+    pub welcome: Arc<Welcome>,
+    /// Cancels what the client runs, wherever that is.
+    pub client_key: CancelKey,
+    /// The client's name for itself: what it says with it is no reason to have servers of its own.
+    pub application_name: Option<String>,
 }
 
 /// Where the session is in its life.
@@ -131,6 +145,14 @@ pub struct Session {
     pub(crate) client_out: BytesMut,
     pub(crate) local: Link,
     pub(crate) primary: Link,
+    /// Connections that the session has had.
+    pub(crate) links_made: u64,
+    /// The client's, where servers are shared.
+    pub(crate) client_key: Option<CancelKey>,
+    /// What the client has called itself, where the server was not told when it was started.
+    pub(crate) application_name: Option<String>,
+    /// No server of this region can be had for the time being: the primary serves.
+    pub(crate) local_away: bool,
     pub(crate) access: Access,
     pub(crate) local_startup: Startup,
     pub(crate) primary_startup: Startup,
@@ -143,6 +165,8 @@ pub struct Session {
     pub(crate) phase: Phase,
 
     pub(crate) transaction: Transaction,
+    /// The last unit that was answered has left a failed transaction.
+    pub(crate) failed: bool,
     /// What the open transaction has set up.
     pub(crate) set_up: Vec<SetUp>,
     pub(crate) settings: Settings,
@@ -242,19 +266,28 @@ impl Session {
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "a line for each field")]
     pub fn new(options: SessionOptions) -> Self {
-        let SessionOptions { access, local_startup, primary_startup } = options;
-        let mut home = Link::new();
-        home.state = LinkState::Open;
-        let mut wire = BytesMut::new();
-        let startup = if access == Access::Primary { &primary_startup } else { &local_startup };
-        startup.write(&mut wire);
-        home.send(&wire, Expect::Startup);
-        home.query(own::START_SQL, Expect::Start);
+        let SessionOptions { access, local_startup, primary_startup, shared } = options;
+        let mut home = Link::new(1);
+        if shared.is_none() {
+            home.state = LinkState::Open;
+            let mut wire = BytesMut::new();
+            let startup = if access == Access::Primary { &primary_startup } else { &local_startup };
+            startup.write(&mut wire);
+            home.send(&wire, Expect::Startup);
+            home.query(own::START_SQL, Expect::Start);
+        }
         let (local, primary) = match access.home() {
-            Leg::Local => (home, Link::new()),
-            Leg::Primary => (Link::new(), home),
+            Leg::Local => (home, Link::new(2)),
+            Leg::Primary => (Link::new(2), home),
         };
-        Self {
+        let (welcome, client_key, application_name) = shared.map_or((None, None, None), |shared| {
+            (Some(shared.welcome), Some(shared.client_key), shared.application_name)
+        });
+        let mut session = Self {
+            links_made: 2,
+            client_key,
+            application_name,
+            local_away: false,
             client_in: BytesMut::new(),
             client_out: BytesMut::new(),
             local,
@@ -267,6 +300,7 @@ impl Session {
             moved: false,
             phase: Phase::Running,
             transaction: Transaction::Idle,
+            failed: false,
             set_up: Vec::new(),
             settings: Settings::default(),
             statements: Statements::new(),
@@ -283,7 +317,7 @@ impl Session {
             confirming: None,
             on_hold: false,
             primary_held: false,
-            entered: access == Access::Primary,
+            entered: access == Access::Primary && welcome.is_none(),
             held_back: false,
             local_is_primary: false,
             begin: None,
@@ -313,7 +347,11 @@ impl Session {
             catalog_needed: None,
             waiting_for: None,
             gave_up: false,
+        };
+        if let Some(welcome) = welcome {
+            session.welcome(&welcome);
         }
+        session
     }
 
     /// Does all that can be done with the bytes that are there.
@@ -400,7 +438,7 @@ impl Session {
             Access::Local => {
                 self.moves < MOVES_MAX
                     && matches!(self.transaction, Transaction::Idle)
-                    && !(self.pinned || self.listening)
+                    && !self.stays_on(Leg::Local)
             }
             // Meanwhile the primary serves. A read that was under way may be what the server has died of.
             Access::Split => {
@@ -428,10 +466,12 @@ impl Session {
     /// Asks for a connection to a server of this region.
     pub(crate) fn open_local(&mut self) {
         self.forget_link(Leg::Local);
-        self.local.state = LinkState::Wanted;
-        let mut wire = BytesMut::new();
-        self.local_startup.write(&mut wire);
-        self.local.send(&wire, Expect::Startup);
+        if !self.shares_servers() {
+            self.local.state = LinkState::Wanted;
+            let mut wire = BytesMut::new();
+            self.local_startup.write(&mut wire);
+            self.local.send(&wire, Expect::Startup);
+        }
         // MONOTONIC-READS: the server that is gone may have been ahead of the next.
         (self.moved, self.waiting_for) = (true, None);
     }
@@ -462,6 +502,9 @@ impl Session {
 
     /// The connection to the primary cannot be had. Nothing was executed there.
     pub fn primary_failed(&mut self, error: &ErrorFields) {
+        if self.shares_servers() {
+            return self.attach_failed(Leg::Primary, error);
+        }
         if self.held_back {
             return self.refuse_pending(error);
         }
@@ -478,8 +521,7 @@ impl Session {
             // A session of the primary has none.
             Leg::Local => self.access != Access::Primary,
             Leg::Primary => {
-                busy || self.pinned
-                    || self.listening
+                busy || self.stays_on(Leg::Primary)
                     || matches!(self.transaction, Transaction::Primary)
                     || self.primary.expects(Expect::Replay)
             }
@@ -503,15 +545,10 @@ impl Session {
         }
     }
 
-    /// There is no connection to this server any more, and no statement on it: none of those that units under way close
-    /// either.
+    /// There is no connection to this server any more, and no statement on it.
     pub(crate) fn forget_link(&mut self, leg: Leg) {
-        *self.link_mut(leg) = Link::new();
-        let units = self.in_flight.iter_mut().chain(&mut self.pending).chain(&mut self.current);
-        let closed = units.flat_map(|unit| unit.closes.iter_mut().flatten()).map(|(_, statement)| statement);
-        for statement in self.statements.values_mut().chain(closed) {
-            statement.on[leg.index()] = false;
-        }
+        self.links_made += 1;
+        *self.link_mut(leg) = Link::new(self.links_made);
     }
 
     /// What the pending unit waits for: the local server must have replayed this. [`Self::wait_timeout`] says how
@@ -591,7 +628,7 @@ impl Session {
     #[must_use]
     pub fn busy(&self) -> Option<(Leg, Option<&CancelKey>)> {
         let leg = self.in_flight.front()?.leg?;
-        Some((leg, self.link(leg).key.as_ref()))
+        Some((leg, self.link(leg).server.key.as_ref()))
     }
 
     /// Holds back what the client sends next, so that a cancel request that is on its way cannot hit it.
@@ -599,10 +636,10 @@ impl Session {
         self.on_hold = on_hold;
     }
 
-    /// The key of the home server, which is also the client's.
+    /// The client's key: that of the home server, where that is the session's alone.
     #[must_use]
     pub fn client_key(&self) -> Option<&CancelKey> {
-        self.link(self.access.home()).key.as_ref()
+        self.client_key.as_ref().or(self.link(self.access.home()).server.key.as_ref())
     }
 
     /// Cancels a unit that waits for the local server to catch up; `false` when none does.

@@ -1,5 +1,7 @@
 //! What a session has set, in a form that makes the same state on another server.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 /// Most settings remembered. A session that sets more different things stays on the primary.
@@ -9,7 +11,7 @@ pub(crate) const SETTINGS_MAX: usize = 512;
 pub(crate) const IDENTITY: [&str; 2] = ["role", "session_authorization"];
 
 /// A change of the session's state: running `wire` makes it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Setting {
     /// What it replaces: a later setting with the same key makes it superfluous. Empty when not known.
     pub(crate) key: String,
@@ -23,8 +25,22 @@ pub(crate) const RESET_ALL: &str = "*";
 /// The settings of a session, numbered in the order in which they were made.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
-    entries: Vec<(u64, Setting)>,
+    entries: Made,
     newest: u64,
+}
+
+/// Settings with their numbers, as they were at a time.
+pub(crate) type Made = Arc<Vec<(u64, Setting)>>;
+
+/// What has to be done on a server that has the settings of another session.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing.
+    None,
+    /// These are to be made.
+    Make(Vec<Bytes>),
+    /// All is to be reset first.
+    Reset,
 }
 
 impl Settings {
@@ -40,15 +56,16 @@ impl Settings {
     /// Adds a setting; returns its number.
     pub(crate) fn push(&mut self, setting: Setting) -> u64 {
         let is_identity = |key: &str| IDENTITY.contains(&key);
+        let entries = Arc::make_mut(&mut self.entries);
         match setting.key.as_str() {
-            RESET_ALL => self.entries.retain(|(_, old)| is_identity(&old.key)),
+            RESET_ALL => entries.retain(|(_, old)| is_identity(&old.key)),
             // A new session user also resets the role.
-            "session_authorization" => self.entries.retain(|(_, old)| !is_identity(&old.key)),
+            "session_authorization" => entries.retain(|(_, old)| !is_identity(&old.key)),
             "" => {}
-            key => self.entries.retain(|(_, old)| old.key != key),
+            key => entries.retain(|(_, old)| old.key != key),
         }
         self.newest += 1;
-        self.entries.push((self.newest, setting));
+        entries.push((self.newest, setting));
         self.newest
     }
 
@@ -59,8 +76,39 @@ impl Settings {
 
     /// As in a new session.
     pub(crate) fn clear(&mut self) {
-        self.entries.clear();
+        self.entries = Made::default();
     }
+
+    /// All of them.
+    pub(crate) fn made(&self) -> &Made {
+        &self.entries
+    }
+
+    /// What makes them on a server that has others.
+    pub(crate) fn change_from(&self, made: &Made) -> Change {
+        if Arc::ptr_eq(made, &self.entries) || self.entries.iter().map(what).eq(made.iter().map(what)) {
+            return Change::None;
+        }
+        let here = |key: &str| self.entries.iter().any(|(_, setting)| setting.key == key);
+        let simple = |(_, setting): &(u64, Setting)| is_simple(&setting.key);
+        let all_simple = self.entries.iter().all(simple) && made.iter().all(simple);
+        if !all_simple || made.iter().any(|(_, setting)| !here(&setting.key)) {
+            return Change::Reset;
+        }
+        let differs = |setting: &&Setting| !made.iter().any(|(_, there)| there == *setting);
+        let missing = self.entries.iter().map(what).filter(differs);
+        Change::Make(missing.map(|setting| setting.wire.clone()).collect())
+    }
+}
+
+fn what((_, setting): &(u64, Setting)) -> &Setting {
+    setting
+}
+
+/// Whether a setting is about one parameter, whose value is not a matter of order or of identity.
+fn is_simple(key: &str) -> bool {
+    let about_several = key.is_empty() || key == RESET_ALL || key.contains(' ');
+    !about_several && !IDENTITY.contains(&key)
 }
 
 /// What a transaction has set up, to be done again when it moves to the primary, and to be remembered when it

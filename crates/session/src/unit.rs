@@ -63,6 +63,8 @@ pub(crate) struct Parsed {
     pub(crate) name: Bytes,
     /// The session has put it in: the client must not see its answer.
     pub(crate) injected: bool,
+    /// The name under which it was sent to a shared server: when it fails, the server does not have that.
+    pub(crate) made: Option<Bytes>,
 }
 
 /// A unit while it is collected, waits, and is in flight.
@@ -85,6 +87,12 @@ pub(crate) struct Unit {
     pub(crate) needs_primary: bool,
     /// It leaves state on the server that cannot be made elsewhere.
     pub(crate) pins: bool,
+    /// It may leave something on the server that only this connection has.
+    pub(crate) holds: bool,
+    /// It removes what may have been left so.
+    pub(crate) frees: bool,
+    /// It reads what only this connection has.
+    pub(crate) reads_private_state: bool,
     /// It reads what is kept in the server's session.
     pub(crate) reads_session_state: bool,
     /// It reads data or the catalogue: what it sees must be fresh enough.
@@ -118,6 +126,15 @@ pub(crate) struct Unit {
     pub(crate) commands: usize,
     /// Prepared statements that the server must have.
     pub(crate) uses: Vec<Bytes>,
+    /// Those that it must have under the client's own names, because SQL names them.
+    pub(crate) uses_by_name: Vec<Bytes>,
+    /// For each answer to a Close that is due, whether it is that of a Parse in whose place the Close was sent. Of
+    /// shared servers only.
+    pub(crate) stands_for_parse: Vec<bool>,
+    /// Answers to a Close that have come, those of [`Self::stands_for_parse`] included.
+    pub(crate) close_answers: usize,
+    /// Parse messages that were sent.
+    pub(crate) parses_sent: usize,
     /// Statements that its Parse messages make, in order.
     pub(crate) parses: Vec<Parsed>,
     /// What its Close messages remove, in order; `None` for a portal or what is not there.
@@ -164,6 +181,9 @@ impl Unit {
             continues: false,
             needs_primary: false,
             pins: false,
+            holds: false,
+            frees: false,
+            reads_private_state: false,
             reads_session_state: false,
             reads: false,
             prepares_write: false,
@@ -182,6 +202,10 @@ impl Unit {
             consequences: Vec::new(),
             commands: 0,
             uses: Vec::new(),
+            uses_by_name: Vec::new(),
+            stands_for_parse: Vec::new(),
+            close_answers: 0,
+            parses_sent: 0,
             parses: Vec::new(),
             closes: Vec::new(),
             run_again: false,
@@ -240,6 +264,8 @@ impl Unit {
         self.len += part.len;
         self.needs_primary |= part.needs_primary;
         self.pins |= part.pins;
+        self.holds |= part.holds;
+        self.frees |= part.frees;
         self.reads |= part.reads;
         self.prepares_write |= part.prepares_write;
         self.executes |= part.executes;
@@ -259,6 +285,7 @@ impl Unit {
         self.commands += part.commands;
         self.parses.append(&mut part.parses);
         self.closes.append(&mut part.closes);
+        self.stands_for_parse.append(&mut part.stands_for_parse);
     }
 }
 

@@ -15,11 +15,21 @@ pub(crate) struct Traits {
     pub(crate) session: bool,
     /// Leaves state on the server's session.
     pub(crate) pins: bool,
+    /// May leave there what its name does not tell.
+    pub(crate) holds: bool,
+    /// Reads what no replay can make on another connection: positions of sequences, statements, cursors.
+    pub(crate) private: bool,
 }
 
 impl Traits {
     /// Must run on the primary, nothing more.
-    pub(crate) const PRIMARY: Self = Self { primary: true, session: false, pins: false };
+    pub(crate) const PRIMARY: Self =
+        Self { primary: true, session: false, pins: false, holds: false, private: false };
+
+    /// A function or operator that somebody has written.
+    pub(crate) fn written(volatile: bool) -> Self {
+        Self { primary: volatile, holds: volatile, ..Self::default() }
+    }
 
     /// What is true of either.
     pub(crate) fn or(self, other: Self) -> Self {
@@ -27,6 +37,8 @@ impl Traits {
             primary: self.primary || other.primary,
             session: self.session || other.session,
             pins: self.pins || other.pins,
+            holds: self.holds || other.holds,
+            private: self.private || other.private,
         }
     }
 }
@@ -114,6 +126,13 @@ const SESSION_STATE: &[&str] = &[
     "pg_replication_origin_session_progress",
     "pg_show_all_settings",
 ];
+
+/// Those of them that tell what only the very connection knows on which the session has made it.
+const PRIVATE_STATE: &[&str] =
+    &["currval", "lastval", "pg_cursor", "pg_listening_channels", "pg_prepared_statement"];
+
+/// Relations of `pg_catalog` that do.
+const PRIVATE_RELATIONS: &[&str] = &["pg_cursors", "pg_prepared_statements"];
 
 /// Leave state on the server's session that a replay cannot make elsewhere. `set_config` is here
 /// for uses nested in a query; alone at the top it is a replayable `SET`.
@@ -225,7 +244,7 @@ pub(crate) fn function(name: &str, volatility: char) -> Traits {
         || (volatile && !HARMLESS_VOLATILE.contains(&name))
         || PRIMARY_THOUGH_STABLE.contains(&name)
         || PRIMARY_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    Traits { primary, session, pins }
+    Traits { primary, session, pins, holds: pins, private: PRIVATE_STATE.contains(&name) }
 }
 
 /// A table or view of `pg_catalog`.
@@ -234,7 +253,8 @@ pub(crate) fn relation(name: &str) -> Traits {
     let primary = session
         || PRIMARY_RELATIONS.contains(&name)
         || PRIMARY_RELATION_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    Traits { primary, session, pins: false }
+    let private = PRIVATE_RELATIONS.contains(&name);
+    Traits { primary, session, pins: false, holds: false, private }
 }
 
 /// Whether reading a setting gives the same answer on every server. Names with a dot are an

@@ -53,7 +53,7 @@ impl Classifier<'_> {
         // A name in the temporary schema makes the object temporary whatever kind it is. A
         // mention of the schema anywhere is taken for that.
         if statement.effect == Effect::Ddl && mentions_pg_temp(statement_text(raw, text)) {
-            statement.pins = true;
+            (statement.pins, statement.holds) = (true, true);
         }
         Some(statement)
     }
@@ -96,22 +96,22 @@ impl Classifier<'_> {
                 Ok(DiscardMode::DiscardTemp) => discarding(DiscardTarget::Temp),
                 Ok(DiscardMode::Undefined) | Err(_) => Statement::on_primary(Effect::None),
             },
-            NodeEnum::ListenStmt(_) => Statement::pinning(Effect::Listen),
+            NodeEnum::ListenStmt(_) => Statement { holds: true, ..Statement::pinning(Effect::Listen) },
             NodeEnum::UnlistenStmt(_) => Statement::on_primary(Effect::Unlisten),
-            NodeEnum::LoadStmt(_) => Statement::harmless(Effect::Load),
+            NodeEnum::LoadStmt(_) => Statement { holds: true, ..Statement::harmless(Effect::Load) },
             NodeEnum::CreateTableAsStmt(create) => self.create_table_as(create),
             NodeEnum::CallStmt(call) => {
                 let found =
                     call.funccall.as_ref().map_or_else(Found::default, |call| self.walk_nodes(&call.args));
-                Statement { needs_primary: true, ..run(found, Effect::None) }
+                Statement { needs_primary: true, holds: true, ..run(found, Effect::None) }
             }
+            NodeEnum::DoStmt(_) => Statement::opaque(),
             // They change data, files or other sessions, but not the catalogue's meaning. Some
-            // succeed silently on a standby: CHECKPOINT, ALTER SYSTEM, weak LOCK TABLE, DO.
+            // succeed silently on a standby: CHECKPOINT, ALTER SYSTEM, weak LOCK TABLE.
             NodeEnum::AlterSystemStmt(_)
             | NodeEnum::CheckPointStmt(_)
             | NodeEnum::ClusterStmt(_)
             | NodeEnum::ConstraintsSetStmt(_)
-            | NodeEnum::DoStmt(_)
             | NodeEnum::LockStmt(_)
             | NodeEnum::NotifyStmt(_)
             | NodeEnum::RefreshMatViewStmt(_)
@@ -204,7 +204,7 @@ impl Classifier<'_> {
         };
         inner.needs_primary |= types.needs_primary();
         let name = prepare.name.clone();
-        Statement::harmless(Effect::Prepare { name, inner: Box::new(inner) })
+        Statement { holds: true, ..Statement::harmless(Effect::Prepare { name, inner: Box::new(inner) }) }
     }
 
     fn declare_cursor(&mut self, declare: &DeclareCursorStmt) -> Statement {
@@ -212,7 +212,12 @@ impl Classifier<'_> {
         let found = node_of(declare.query.as_deref())
             .map_or(Found { writes: true, ..Found::default() }, |query| self.walk(query));
         let cursor = run(found, Effect::DeclareCursor { name: declare.portalname.clone(), hold });
-        Statement { needs_primary: cursor.needs_primary || hold, pins: cursor.pins || hold, ..cursor }
+        Statement {
+            needs_primary: cursor.needs_primary || hold,
+            pins: cursor.pins || hold,
+            holds: cursor.holds || hold,
+            ..cursor
+        }
     }
 
     fn create_table_as(&mut self, create: &CreateTableAsStmt) -> Statement {
@@ -227,7 +232,7 @@ impl Classifier<'_> {
         let relation = create.into.as_ref().and_then(|into| into.rel.as_ref());
         let temporary = relation.is_some_and(is_temporary);
         let ran = run(found, effect);
-        Statement { needs_primary: true, pins: ran.pins || temporary, ..ran }
+        Statement { needs_primary: true, pins: ran.pins || temporary, holds: ran.holds || temporary, ..ran }
     }
 
     fn walk(&mut self, node: &NodeEnum) -> Found {
@@ -254,6 +259,8 @@ fn run(found: Found, effect: Effect) -> Statement {
     Statement {
         needs_primary: found.needs_primary(),
         pins: found.pins,
+        holds: found.holds,
+        reads_private_state: found.private,
         reads_session_state: found.session,
         ..Statement::harmless(effect)
     }
@@ -299,7 +306,7 @@ fn discarding(target: DiscardTarget) -> Statement {
 }
 
 fn ddl(temporary: bool) -> Statement {
-    Statement { pins: temporary, ..Statement::on_primary(Effect::Ddl) }
+    Statement { pins: temporary, holds: temporary, ..Statement::on_primary(Effect::Ddl) }
 }
 
 /// Whether it is a query and no utility statement. Of those many are told apart by values

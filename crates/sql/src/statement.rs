@@ -40,6 +40,11 @@ pub struct Statement {
     /// It leaves state on the server's session that cannot be replayed on another server.
     /// Whatever pins also needs the primary: a session pinned to a standby could never write.
     pub pins: bool,
+    /// It may leave something on the server's session that its text does not tell how to make again: temporary
+    /// tables, locks, cursors, and whatever code does that somebody has written. In doubt: true.
+    pub holds: bool,
+    /// It reads what only the connection knows on which the session has made it: `lastval`, the prepared statements.
+    pub reads_private_state: bool,
     /// It reads state of the server's session. Such a statement also needs the primary, and the
     /// replayable state of the session must be there before it runs.
     pub reads_session_state: bool,
@@ -50,7 +55,15 @@ pub struct Statement {
 impl Statement {
     /// A statement that changes nothing and may run anywhere.
     pub(crate) fn harmless(effect: Effect) -> Self {
-        Self { needs_primary: false, effect, pins: false, reads_session_state: false, range: 0..0 }
+        Self {
+            needs_primary: false,
+            effect,
+            pins: false,
+            holds: false,
+            reads_private_state: false,
+            reads_session_state: false,
+            range: 0..0,
+        }
     }
 
     /// A statement that must run on the primary.
@@ -61,6 +74,11 @@ impl Statement {
     /// A statement that must run on the primary and ties the session to that server.
     pub(crate) fn pinning(effect: Effect) -> Self {
         Self { pins: true, ..Self::on_primary(effect) }
+    }
+
+    /// A statement that must run on the primary and may leave anything on the server's session.
+    pub(crate) fn opaque() -> Self {
+        Self { holds: true, ..Self::on_primary(Effect::None) }
     }
 }
 

@@ -36,6 +36,10 @@ pub(crate) struct Found {
     pub(crate) session: bool,
     /// It leaves state on the server's session.
     pub(crate) pins: bool,
+    /// It may leave there what its text does not tell.
+    pub(crate) holds: bool,
+    /// It reads what only this connection to the server knows.
+    pub(crate) private: bool,
     /// It names something that is not in the catalogue.
     pub(crate) unknown: bool,
     /// It calls a function that is judged by the value of an argument.
@@ -87,8 +91,13 @@ pub(crate) fn names_used(text: &str, catalog: &Catalog) -> Option<(Traits, Vec<U
         let mut walk = Walk { used: Some(Vec::new()), ..Walk::new(catalog) };
         walk.node(node);
         let found = walk.found;
-        traits =
-            traits.or(Traits { primary: found.needs_primary(), session: found.session, pins: found.pins });
+        traits = traits.or(Traits {
+            primary: found.needs_primary(),
+            session: found.session,
+            pins: found.pins,
+            holds: found.holds,
+            private: found.private,
+        });
         used.extend(walk.used.unwrap_or_default());
     }
     Some((traits, used))
@@ -131,5 +140,7 @@ impl<'a> Walk<'a> {
     fn add(&mut self, traits: Traits) {
         self.found.session |= traits.session;
         self.found.pins |= traits.pins;
+        self.found.holds |= traits.holds;
+        self.found.private |= traits.private;
     }
 }

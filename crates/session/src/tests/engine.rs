@@ -384,6 +384,10 @@ impl Engine {
                 let timeline = if self.is_standby() { "" } else { "00000001" };
                 Ok(Answer::rows(vec![timeline.to_owned()]))
             }
+            ["SELECT", ..] if text.contains("pg_my_temp_schema") => {
+                let left = if self.has_left_something(text) { "t" } else { "f" };
+                Ok(Answer::rows(vec![left.to_owned()]))
+            }
             ["SELECT" | "TABLE" | "VALUES", ..] => self.select(text, words),
             ["INSERT", "INTO", "t", "VALUES", value] => {
                 let id = value.trim_matches(['(', ')']).parse().or(failure("22P02", "no integer"))?;
@@ -410,6 +414,14 @@ impl Engine {
             ["FASTPATH"] => self.write(text, |data| data.updates += 1).map(|()| Answer::tag("")),
             _ => self.session_statement(text, words),
         }
+    }
+
+    /// Whether there is anything that settings named in the question do not account for.
+    fn has_left_something(&self, question: &str) -> bool {
+        let named = |name: &String| !question.contains("pg_settings") || question.contains(&format!("'{name}'"));
+        self.listening
+            || self.prepared.keys().any(|name| !name.is_empty() && !name.starts_with("pangea_"))
+            || !self.lasting.keys().all(named)
     }
 
     /// Data of COPY FROM STDIN have ended.
@@ -483,6 +495,8 @@ impl Engine {
                 }
                 Ok(Answer::tag("SET"))
             }
+            ["RESET", "SESSION", "AUTHORIZATION"] => Ok(Answer::tag("RESET")),
+            ["DISCARD", "SEQUENCES"] => Ok(Answer::tag("DISCARD SEQUENCES")),
             ["RESET", name] if *name != "ALL" => {
                 self.lasting.remove(*name);
                 self.effective.remove(*name);

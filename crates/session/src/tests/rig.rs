@@ -9,14 +9,15 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pangea_base::{Lsn, Position, Timeline};
 use pangea_consistency::{History, Reach};
-use pangea_pgwire::startup::{Startup, Version, parse_first_packet};
-use pangea_pgwire::{ErrorFields, SqlState};
+use pangea_pgwire::startup::{CancelKey, Startup, Version, parse_first_packet};
+use pangea_pgwire::{ErrorFields, SqlState, message};
 use pangea_sql::{Batch, Catalog, CatalogBuilder, CatalogTable, classify};
 
 use super::engine::{Database, Engine, Role};
+use super::program::Rng;
 use super::server::Server;
 use super::wire;
-use crate::{Access, Environment, Leg, Session, SessionOptions};
+use crate::{Access, Environment, Leg, ServerState, Session, SessionOptions, SharedOptions, Welcome};
 
 /// The catalogue of the classifier's own tests, taken from a PostgreSQL 18.
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
@@ -121,7 +122,30 @@ pub(super) struct Rig {
     /// The token that the client was told last.
     pub(super) token: String,
     pub(super) greeting: String,
+    /// Servers that sessions share, besides the two that were used last; by leg.
+    spare: [Vec<(Server, ServerState)>; 2],
+    /// What goes with the one that was used last, while nobody uses it.
+    free: [Option<ServerState>; 2],
+    rng: Rng,
 }
+
+/// What other sessions do on servers that they share, in the form of [`wire::extended`].
+const INTRUSIONS: &[&str] = &[
+    "P - SET application_name = other; B - -; E - 0; S",
+    "P - SET work_mem = other; B - -; E - 0; S",
+    "P - RESET ALL; B - -; E - 0; S",
+    "P p SELECT id FROM t; B - p; E - 0; S",
+    "P q SELECT 1; C S q; S",
+    "P n1 SELECT 1/0; B - n1; E - 0; S",
+    "P - BEGIN; B - -; E - 0; S; P - SET work_mem = gone; B - -; E - 0; S; P - ROLLBACK; B - -; E - 0; S",
+    "P n2 SELECT 1; S; P - DEALLOCATE n2; B - -; E - 0; S",
+    "P - PREPARE p AS SELECT 1; B - -; E - 0; S",
+    "P - DISCARD ALL; B - -; E - 0; S",
+    "P - SELECT 1; B - -; E - 0; S",
+];
+
+/// Other servers of a role that sessions share.
+const SPARE: usize = 2;
 
 pub(super) fn startup() -> Startup {
     let parameters = vec![("user".to_owned(), "ann".to_owned())];
@@ -150,7 +174,7 @@ impl Rig {
         let database = Database::shared();
         let replayed = Rc::new(Cell::new(database.borrow().newest().0));
         let (local_startup, primary_startup) = (startup(), startup());
-        let options = SessionOptions { access, local_startup, primary_startup };
+        let options = SessionOptions { access, local_startup, primary_startup, shared: None };
         let catalog = database.borrow().newest().0;
         let local = Engine::new(Role::Standby(replayed.clone()), database.clone());
         let primary = Engine::new(Role::Primary, database.clone());
@@ -174,11 +198,136 @@ impl Rig {
             heard: BytesMut::new(),
             token: String::new(),
             greeting: String::new(),
+            spare: [Vec::new(), Vec::new()],
+            free: [None, None],
+            rng: Rng(1),
         };
         rig.settle();
         rig.greeting = rig.heard();
         rig.sent(Leg::Local);
         rig
+    }
+
+    /// A session that shares its servers with others, which leave on them what they like.
+    pub(super) fn shared(access: Access, seed: u64) -> Self {
+        let mut rig = Self::with(access);
+        let (local, local_state, _) = rig.begun_server(Leg::Local, 100);
+        let (primary, primary_state, _) = rig.begun_server(Leg::Primary, 200);
+        let welcome = Arc::new(rig.begun_server(access.home(), 300).2);
+        for leg in [Leg::Local, Leg::Primary] {
+            for number in 0..SPARE {
+                let (server, state, _) = rig.begun_server(leg, 400 + u32::try_from(number).unwrap());
+                rig.spare[leg.index()].push((server, state));
+            }
+        }
+        rig.free = [Some(local_state), Some(primary_state)];
+        (rig.local, rig.primary, rig.rng) = (local, primary, Rng(seed));
+        // As the server calls itself that programs are compared with.
+        let client_key = CancelKey { process: 11, secret: vec![9; 4] };
+        let shared = SharedOptions { welcome, client_key, application_name: None };
+        let (local_startup, primary_startup) = (startup(), startup());
+        let options = SessionOptions { access, local_startup, primary_startup, shared: Some(shared) };
+        rig.session = Session::new(options);
+        rig.settle();
+        rig.heard();
+        rig
+    }
+
+    /// A server that has answered what a gateway asks of new connections.
+    fn begun_server(&self, leg: Leg, process: u32) -> (Server, ServerState, Welcome) {
+        let role = match leg {
+            Leg::Local => Role::Standby(self.world.replayed.clone()),
+            Leg::Primary => Role::Primary,
+        };
+        let mut server = Server::new(Engine::new(role, self.database.clone()), process);
+        startup().write(&mut server.input);
+        pangea_pgwire::build::query(&mut server.input, crate::own::START_SQL);
+        while server.step() {}
+        let mut output = server.output.split();
+        let (mut parameters, mut start) = (Vec::new(), Vec::new());
+        while let Some(frame) = wire::take_frame(&mut output) {
+            let body = &frame[pangea_pgwire::frame::HEADER_LEN..];
+            match frame[0] {
+                b'S' => {
+                    let (name, value) = message::parameter_status(body).unwrap();
+                    parameters.push((frame.slice_ref(name), frame.slice_ref(value)));
+                }
+                b'D' => start
+                    .push(message::first_column(body).map(|value| frame.slice_ref(value)).unwrap_or_default()),
+                _ => {}
+            }
+        }
+        let state = ServerState::new(Some(CancelKey { process, secret: vec![1; 4] }), &start);
+        (server, state, Welcome { parameters, start })
+    }
+
+    /// The session gets the connection that it wants.
+    pub(super) fn open(&mut self, leg: Leg) {
+        let Some(state) = self.free[leg.index()].take() else {
+            return match leg {
+                Leg::Local => self.session.local_opened(),
+                Leg::Primary => self.session.primary_opened(),
+            };
+        };
+        // Another one than last time, or the same; and another session may have used it meanwhile.
+        let spares = self.spare[leg.index()].len();
+        let mut chosen = state;
+        if self.rng.one_in(2) {
+            let at = self.rng.below(spares);
+            let (mut server, mut state) = self.spare[leg.index()].swap_remove(at);
+            std::mem::swap(self.server(leg), &mut server);
+            std::mem::swap(&mut chosen, &mut state);
+            self.spare[leg.index()].push((server, state));
+        }
+        if self.rng.one_in(2) {
+            chosen = self.intrude(leg, chosen);
+        }
+        self.session.attach(leg, chosen);
+    }
+
+    /// Another session uses the server and leaves on it what sessions leave.
+    fn intrude(&mut self, leg: Leg, state: ServerState) -> ServerState {
+        let access = if leg == Leg::Local { Access::Local } else { Access::Primary };
+        let (process, welcome) = (self.rng.below(1000) as u32 + 1000, Arc::new(self.begun_server(leg, 0).2));
+        let client_key = CancelKey { process, secret: vec![8; 4] };
+        let shared = SharedOptions { welcome, client_key, application_name: None };
+        let (local_startup, primary_startup) = (startup(), startup());
+        let options = SessionOptions { access, local_startup, primary_startup, shared: Some(shared) };
+        let mut session = Session::new(options);
+        let mut state = Some(state);
+        let count = 1 + self.rng.below(3);
+        for _ in 0..count {
+            let said = wire::extended(self.rng.pick(INTRUSIONS));
+            session.client_input().extend_from_slice(&said);
+        }
+        loop {
+            session.advance(&mut self.world);
+            session.client_output().clear();
+            if (session.wants_primary() || session.wants_local())
+                && let Some(state) = state.take()
+            {
+                session.attach(leg, state);
+                continue;
+            }
+            let said = session.server_output(leg).split();
+            let server = self.server(leg);
+            server.input.extend_from_slice(&said);
+            while server.step() {}
+            let answer = server.output.split();
+            if said.is_empty() && answer.is_empty() {
+                break;
+            }
+            session.server_input(leg).extend_from_slice(&answer);
+        }
+        match session.release(leg).or(state) {
+            Some(state) => state,
+            // It is kept from others, and ends with its session.
+            None => {
+                let (server, state, _) = self.begun_server(leg, process);
+                *self.server(leg) = server;
+                state
+            }
+        }
     }
 
     fn server(&mut self, leg: Leg) -> &mut Server {
@@ -191,15 +340,20 @@ impl Rig {
     pub(super) fn advance(&mut self) {
         self.session.advance(&mut self.world);
         self.collect();
+        for leg in [Leg::Local, Leg::Primary] {
+            if let Some(state) = self.session.release(leg) {
+                self.free[leg.index()] = Some(state);
+            }
+        }
     }
 
     /// Takes what the session has written to everybody.
     fn collect(&mut self) {
         if self.session.wants_primary() && self.primary_is_up {
-            self.session.primary_opened();
+            self.open(Leg::Primary);
         }
         if self.session.wants_local() {
-            self.session.local_opened();
+            self.open(Leg::Local);
         }
         for leg in [Leg::Local, Leg::Primary] {
             if leg == Leg::Primary && self.session.wants_primary() {

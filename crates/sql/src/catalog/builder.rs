@@ -131,7 +131,7 @@ impl CatalogBuilder {
         let traits = if row.schema == PG_CATALOG {
             builtin::function(row.name, row.volatility)
         } else {
-            Traits { primary: is_volatile(row.volatility), ..Traits::default() }
+            Traits::written(is_volatile(row.volatility))
         };
         self.catalog.functions.add(row.schema, row.name, traits);
         if row.takes_row && traits.primary && row.schema != PG_CATALOG {
@@ -160,7 +160,7 @@ impl CatalogBuilder {
 
     /// Adds operators.
     pub fn add_operator(&mut self, row: OperatorRow<'_>) {
-        let traits = Traits { primary: is_volatile(row.volatility), ..Traits::default() };
+        let traits = Traits::written(is_volatile(row.volatility));
         self.catalog.operators.add(row.schema, row.name, traits);
     }
 

@@ -86,7 +86,10 @@ impl<'a> Walk<'a> {
         let names: &[&str] = if name.contains("BETWEEN") { &["<", "<=", ">", ">="] } else { &[name] };
         for name in names {
             match self.catalog.operator(schema, name) {
-                Some(traits) => self.found.runs |= traits.primary,
+                Some(traits) => {
+                    self.found.runs |= traits.primary;
+                    self.add(traits);
+                }
                 None => {
                     self.found.runs = true;
                     self.found.unknown = true;

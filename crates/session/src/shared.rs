@@ -1,0 +1,479 @@
+//! Servers that sessions share: between its transactions a session has none.
+//!
+//! What goes with a connection from one session to the next is its [`ServerState`]: who it is, what is set on it, and
+//! which prepared statements it has. The next session makes of that what it needs ([`Session::attach`]): settings that
+//! differ are made, or all are reset first; statements have names that tell what they are, so that sessions that
+//! prepare the same use the same one.
+//!
+//! A connection that has something which cannot be made elsewhere (temporary tables, locks, cursors, what functions
+//! have left that somebody has written) stays with its session. Whether something of the kind is left, the server is
+//! asked after each statement that may have left or removed it.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use bytes::{Bytes, BytesMut};
+use pangea_base::Timeline;
+use pangea_pgwire::frame::HEADER_LEN;
+use pangea_pgwire::startup::CancelKey;
+use pangea_pgwire::{build, message};
+use sha2::{Digest as _, Sha256};
+
+use crate::leg::{Expect, Hold, Leg, LinkState};
+use crate::own;
+use crate::session::{Session, Transaction};
+use crate::settings::{Change, Made, Setting};
+use crate::unit::Unit;
+
+/// Most prepared statements on a server that sessions share; beyond that the one that was used longest ago goes.
+const STATEMENTS_MAX: usize = 200;
+
+/// Begins the names of statements on servers that sessions share.
+const PREFIX: &str = "pangea_";
+
+/// A statement that no server has: closing it succeeds and does nothing.
+const NONE: &[u8] = b"pangea_none";
+
+/// Makes a server's settings those of a new connection.
+const RESET_SQL: &str = "RESET SESSION AUTHORIZATION; RESET ALL";
+
+/// What SET SESSION CHARACTERISTICS sets.
+const CHARACTERISTICS: [&str; 3] =
+    ["default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable"];
+
+/// Takes from a server what may be told about it alone.
+const PRIVATE_SQL: &str = "DISCARD SEQUENCES; DEALLOCATE ALL";
+
+/// What a server that sessions share is like: goes with the connection.
+#[derive(Debug, Default)]
+pub struct ServerState {
+    /// Cancels what runs on it.
+    pub(crate) key: Option<CancelKey>,
+    /// What is set on it.
+    pub(crate) made: Made,
+    pub(crate) statements: SharedStatements,
+    /// [`own::GUARD_SQL`] was run on it since its settings may have changed.
+    pub(crate) guarded: bool,
+    /// Its timeline, when it was writable as the connection was opened.
+    pub(crate) timeline: Option<Timeline>,
+    /// Its commits may be acknowledged before they are flushed, if a session does not say otherwise.
+    pub(crate) commits_async: bool,
+}
+
+impl ServerState {
+    /// Of a new connection that has answered [`own::START_SQL`] with these values.
+    #[must_use]
+    pub fn new(key: Option<CancelKey>, start: &[Bytes]) -> Self {
+        let (commits_async, timeline) = own::primary_facts(start.get(1), start.get(2));
+        Self { key, timeline, commits_async, ..Self::default() }
+    }
+
+    /// The key that cancels what runs on it.
+    #[must_use]
+    pub fn key(&self) -> Option<&CancelKey> {
+        self.key.as_ref()
+    }
+}
+
+/// What a new session is told that begins without a server: what the servers of its kind have said.
+#[derive(Debug, Clone)]
+pub struct Welcome {
+    /// Names and values of reported parameters.
+    pub parameters: Vec<(Bytes, Bytes)>,
+    /// The answer to [`own::START_SQL`].
+    pub start: Vec<Bytes>,
+}
+
+/// The prepared statements of a server that sessions share, by name.
+#[derive(Debug, Default)]
+pub(crate) struct SharedStatements {
+    used: HashMap<Bytes, u64>,
+    clock: u64,
+}
+
+impl SharedStatements {
+    pub(crate) fn has(&self, name: &[u8]) -> bool {
+        self.used.contains_key(name)
+    }
+
+    /// Notes that one is used, if it is there; whether it is.
+    pub(crate) fn touch(&mut self, name: &[u8]) -> bool {
+        self.clock += 1;
+        let clock = self.clock;
+        self.used.get_mut(name).map(|used| *used = clock).is_some()
+    }
+
+    /// Adds one; returns the one that has to go for it.
+    pub(crate) fn insert(&mut self, name: Bytes) -> Option<Bytes> {
+        self.clock += 1;
+        self.used.insert(name, self.clock);
+        if self.used.len() <= STATEMENTS_MAX {
+            return None;
+        }
+        let oldest = self.used.iter().min_by_key(|(_, used)| **used).map(|(name, _)| name.clone())?;
+        self.used.remove(&oldest);
+        Some(oldest)
+    }
+
+    pub(crate) fn remove(&mut self, name: &[u8]) {
+        self.used.remove(name);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.used.clear();
+    }
+}
+
+/// The name of a statement on servers that sessions share: the same for the same text and types, and for no other.
+pub(crate) fn name_of(text: &[u8], types: &[u8]) -> Bytes {
+    let mut hash = Sha256::new();
+    hash.update(types);
+    hash.update([0]);
+    hash.update(text);
+    let mut name = PREFIX.to_owned();
+    for byte in &hash.finalize()[..16] {
+        // Writing to a String does not fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name.into()
+}
+
+/// A Parse under another name.
+pub(crate) fn renamed_parse(name: &[u8], text: &[u8], types: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(name.len() + text.len() + types.len() + 7);
+    build::frame(&mut out, b'P', |out| {
+        build::cstr(out, name);
+        build::cstr(out, text);
+        out.extend_from_slice(types);
+    });
+    out.freeze()
+}
+
+/// A Bind to a statement of another name.
+pub(crate) fn renamed_bind(portal: &[u8], statement: &[u8], rest: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(portal.len() + statement.len() + rest.len() + 7);
+    build::frame(&mut out, b'B', |out| {
+        build::cstr(out, portal);
+        build::cstr(out, statement);
+        out.extend_from_slice(rest);
+    });
+    out.freeze()
+}
+
+/// A Describe of a statement of another name.
+pub(crate) fn renamed_describe(name: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(name.len() + 7);
+    build::frame(&mut out, b'D', |out| {
+        out.extend_from_slice(b"S");
+        build::cstr(out, name);
+    });
+    out.freeze()
+}
+
+/// A Close that closes nothing: other sessions use the statement too.
+pub(crate) fn close_of_nothing() -> Bytes {
+    let mut out = BytesMut::with_capacity(NONE.len() + 7);
+    build::close_statement(&mut out, NONE);
+    out.freeze()
+}
+
+/// Asked after statements that may have left something on the server, or removed it: whether anything is left that
+/// the session's own settings do not make. `settings` are their names; `None` where not all are known.
+fn hold_sql(settings: Option<&[&str]>) -> String {
+    let mut sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' \
+         AND pid = pg_catalog.pg_backend_pid()) OR EXISTS (SELECT FROM pg_catalog.pg_class \
+         WHERE relnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_proc \
+         WHERE pronamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_type \
+         WHERE typnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_cursors) \
+         OR EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
+         OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
+         WHERE from_sql OR pg_catalog.left(name, {}) <> '{PREFIX}')",
+        PREFIX.len()
+    );
+    if let Some(settings) = settings {
+        let names: Vec<String> =
+            settings.iter().map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
+        sql.push_str(
+            " OR EXISTS (SELECT FROM pg_catalog.pg_settings WHERE source = 'session' \
+             AND pg_catalog.lower(name) NOT IN ('synchronous_commit', 'client_min_messages'",
+        );
+        names.iter().for_each(|name| {
+            sql.push_str(", ");
+            sql.push_str(name);
+        });
+        sql.push_str("))");
+    }
+    sql
+}
+
+impl Session {
+    /// Whether the session shares its servers with others.
+    #[must_use]
+    pub fn shares_servers(&self) -> bool {
+        self.client_key.is_some()
+    }
+
+    /// Begins without a server: tells the client what one has said.
+    pub(crate) fn welcome(&mut self, welcome: &Welcome) {
+        build::authentication_ok(&mut self.client_out);
+        for (name, value) in &welcome.parameters {
+            let own = self.application_name.as_ref().filter(|_| name.as_ref() == b"application_name");
+            let value = own.map_or(value.as_ref(), String::as_bytes);
+            let mut frame = BytesMut::new();
+            build::frame(&mut frame, b'S', |out| {
+                build::cstr(out, name);
+                build::cstr(out, value);
+            });
+            self.report_parameter(&frame.freeze());
+        }
+        if let Some(key) = &self.client_key {
+            build::backend_key_data(&mut self.client_out, key);
+        }
+        self.begun = true;
+        self.set_base();
+        self.begin(self.access.home(), &welcome.start);
+        build::ready_for_query(&mut self.client_out, b'I');
+    }
+
+    /// Makes the settings that a shared server was not started with.
+    pub(crate) fn set_base(&mut self) {
+        if let Some(name) = &self.application_name {
+            let mut wire = BytesMut::new();
+            build::query(&mut wire, &format!("SET application_name TO '{}'", name.replace('\'', "''")));
+            let key = "application_name".to_owned();
+            self.settings.push(Setting { key, wire: wire.freeze() });
+        }
+    }
+
+    /// No server of this region can be had, or one may be had again. Meanwhile the primary serves reads.
+    pub fn set_local_away(&mut self, away: bool) {
+        self.local_away = away;
+        if away && self.local.state == LinkState::Wanted {
+            self.forget_link(Leg::Local);
+        }
+    }
+
+    /// Whether there is a connection to a server for what comes next; asks for one when there is none.
+    pub(crate) fn is_attached(&mut self, leg: Leg) -> bool {
+        if !self.shares_servers() || self.link(leg).state == LinkState::Open {
+            return true;
+        }
+        self.link_mut(leg).state = LinkState::Wanted;
+        false
+    }
+
+    /// The connection that was asked for is there: an open one, which nobody else uses.
+    pub fn attach(&mut self, leg: Leg, state: ServerState) {
+        if leg == Leg::Primary {
+            (self.primary_timeline, self.server_async) = (state.timeline, state.commits_async);
+            (self.told, self.vain_positions) = (None, 0);
+            self.refused = 0;
+        } else {
+            self.moves = 0;
+        }
+        let change = self.settings.change_from(&state.made);
+        let (newest, made) = (self.settings.newest(), self.settings.made().clone());
+        let link = self.link_mut(leg);
+        (link.state, link.server) = (LinkState::Open, state);
+        (link.applied, link.is_fresh) = (newest, true);
+        match change {
+            Change::None => {}
+            Change::Make(wires) => {
+                (link.server.made, link.server.guarded) = (made, false);
+                for wire in wires {
+                    self.send_hidden(leg, &wire, Expect::Replay);
+                }
+            }
+            Change::Reset => {
+                (link.applied, link.server.guarded) = (0, false);
+                if !std::mem::take(&mut link.server.made).is_empty() {
+                    link.query(RESET_SQL, Expect::Replay);
+                }
+            }
+        }
+    }
+
+    /// The connection that was asked for cannot be had: the pending unit fails, and nothing of it has run.
+    pub fn attach_failed(&mut self, leg: Leg, error: &pangea_pgwire::ErrorFields) {
+        if self.link(leg).state == LinkState::Wanted {
+            self.forget_link(leg);
+        }
+        self.refuse_pending(error);
+    }
+
+    /// Gives a connection away that the session does not need any more, if there is one.
+    pub fn release(&mut self, leg: Leg) -> Option<ServerState> {
+        if !self.is_releasable(leg) {
+            return None;
+        }
+        if leg == Leg::Primary {
+            (self.primary_timeline, self.told, self.server_async) = (None, None, false);
+        }
+        self.links_made += 1;
+        let id = self.links_made;
+        let link = self.link_mut(leg);
+        (link.state, link.id, link.hidden_error) = (LinkState::Down, id, None);
+        Some(std::mem::take(&mut link.server))
+    }
+
+    fn is_releasable(&self, leg: Leg) -> bool {
+        let link = self.link(leg);
+        let idle = link.state == LinkState::Open
+            && self.shares_servers()
+            && !link.is_fresh
+            && link.expect.is_empty()
+            && link.hold == Hold::No
+            && (link.rest, link.input.len(), link.output.len()) == (0, 0, 0);
+        idle && self.in_flight.iter().all(|unit| unit.leg != Some(leg))
+            && !self.moving_unit
+            && self.confirming != Some(leg)
+            && match self.transaction {
+                Transaction::Idle => true,
+                Transaction::Local(_) => leg == Leg::Primary,
+                Transaction::Primary => leg == Leg::Local,
+            }
+            && !matches!(self.passing, Some((Some(to), _)) if to == leg)
+    }
+
+    /// A statement is being made on a server under its shared name.
+    pub(crate) fn note_shared(&mut self, leg: Leg, name: Bytes) {
+        let link = self.link_mut(leg);
+        link.evicted.retain(|evicted| *evicted != name);
+        link.evicted.extend(link.server.statements.insert(name));
+    }
+
+    /// Closes the statements that had to go.
+    pub(crate) fn close_evicted(&mut self, leg: Leg) {
+        for name in std::mem::take(&mut self.link_mut(leg).evicted) {
+            let mut wire = BytesMut::new();
+            build::close_statement(&mut wire, &name);
+            build::sync(&mut wire);
+            self.link_mut(leg).send(&wire, Expect::Cleanup);
+        }
+    }
+
+    /// Writes a frame of a unit to a server that sessions share. What that has prepared already is not prepared again:
+    /// a Close that closes nothing stands for the Parse, and its answer for the Parse's.
+    pub(crate) fn write_shared(&mut self, leg: Leg, unit: &mut Unit, frame: &Bytes) {
+        let body = &frame[HEADER_LEN.min(frame.len())..];
+        match frame.first() {
+            Some(b'P') => {
+                let name = message::cstr(body).map(|(name, _)| name).unwrap_or_default();
+                let parsed =
+                    unit.parses.iter_mut().filter(|parsed| !parsed.injected).nth(unit.parses_sent);
+                unit.parses_sent += 1;
+                if !name.starts_with(PREFIX.as_bytes()) {
+                    // The unnamed one, or under the client's own name.
+                } else if self.failed && !unit.ends_transaction {
+                    // Refused like everything in a failed transaction.
+                } else if self.link_mut(leg).server.statements.touch(name) {
+                    unit.stands_for_parse.push(true);
+                    return build::close_statement(&mut self.link_mut(leg).output, NONE);
+                } else {
+                    let name = frame.slice_ref(name);
+                    if let Some(parsed) = parsed {
+                        parsed.made = Some(name.clone());
+                    }
+                    self.note_shared(leg, Bytes::copy_from_slice(&name));
+                }
+            }
+            Some(b'C') => unit.stands_for_parse.push(false),
+            _ => {}
+        }
+        self.link_mut(leg).output.extend_from_slice(frame);
+    }
+
+    /// Whether what the session has on a server keeps it from giving that away.
+    #[must_use]
+    pub fn holds_server(&self) -> bool {
+        [&self.local, &self.primary].iter().any(|link| link.hold != Hold::No)
+    }
+
+    /// Whether something of the session is on a server that cannot be made elsewhere.
+    pub(crate) fn stays_on(&self, leg: Leg) -> bool {
+        match self.shares_servers() {
+            true => self.link(leg).hold != Hold::No,
+            false => self.pinned || self.listening,
+        }
+    }
+
+    /// Something is on the server that may not be made elsewhere.
+    pub(crate) fn hold(&mut self, leg: Leg, hold: Hold) {
+        let link = self.link_mut(leg);
+        link.hold = link.hold.max(hold);
+    }
+
+    /// Notes what a unit may have left on its server, and asks whether it has.
+    pub(crate) fn note_hold(&mut self, leg: Leg, unit: &Unit, status: u8) {
+        if !self.shares_servers() {
+            return;
+        }
+        if unit.holds {
+            self.hold(leg, Hold::Checked);
+        }
+        if (unit.unread && !unit.errored) || (unit.errored && unit.mixes_control) {
+            self.hold(leg, Hold::Forever);
+        }
+        let in_flight = !self.in_flight.is_empty();
+        let link = self.link_mut(leg);
+        link.hold_check_due |= unit.holds || unit.changes_catalog || unit.ends_transaction || unit.frees;
+        if status != b'I' || in_flight || link.hold != Hold::Checked || !link.hold_check_due {
+            return;
+        }
+        link.hold_check_due = false;
+        let known: Vec<&str> = self.settings.made().iter().map(|(_, setting)| setting.key.as_str()).collect();
+        let all_known = !known.contains(&"");
+        // How the settings are called that one statement makes.
+        let known: Vec<&str> = known
+            .iter()
+            .flat_map(|name| match *name {
+                "session characteristics" => CHARACTERISTICS.to_vec(),
+                name => vec![name],
+            })
+            .collect();
+        let sql = hold_sql(Some(known.as_slice()).filter(|_| all_known));
+        let mut wire = BytesMut::new();
+        build::query(&mut wire, &sql);
+        self.send_hidden(leg, &wire, Expect::Hold);
+    }
+
+    /// The answer to [`hold_sql`].
+    pub(crate) fn learn_hold(&mut self, leg: Leg, value: Option<&Bytes>) {
+        let nothing = value.is_some_and(|value| value.as_ref() == b"f");
+        let link = self.link_mut(leg);
+        if nothing && link.hold == Hold::Checked {
+            link.hold = Hold::No;
+            if leg == Leg::Primary {
+                self.listening = false;
+            }
+        }
+    }
+
+    /// A unit asks for what only its own connection may know: what others have left there goes, and the connection
+    /// stays with the session.
+    pub(crate) fn make_private(&mut self, leg: Leg, unit: &mut Unit) {
+        if !self.shares_servers() || !unit.reads_private_state || self.link(leg).hold == Hold::Forever {
+            return;
+        }
+        let (idle, failed) = match &self.transaction {
+            Transaction::Idle => (true, false),
+            Transaction::Local(local) => (false, local.failed),
+            Transaction::Primary => (false, false),
+        };
+        if failed {
+            return;
+        }
+        let held = self.link(leg).hold == Hold::Checked;
+        let mut wire = BytesMut::new();
+        build::query(&mut wire, if idle && !held { PRIVATE_SQL } else { "DEALLOCATE ALL" });
+        self.send_hidden(leg, &wire, Expect::Cleanup);
+        self.link_mut(leg).server.statements.clear();
+        self.hold(leg, Hold::Forever);
+        for statement in self.statements.values_mut() {
+            statement.on[leg.index()] = 0;
+        }
+        let named = self.statements.iter().filter(|(name, _)| !name.is_empty());
+        unit.uses_by_name.extend(named.map(|(name, _)| name.clone()));
+    }
+}
