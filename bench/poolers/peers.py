@@ -237,6 +237,8 @@ class Pangea(Peer):
         programs = pg_bin() if self.tcp_host is None else tcp_door(self.directory / "bin", self.tcp_host)
         up = [self.binary, "up", "--detach", "--json", "--data-dir", self.data, "--regions", REGION, "--port-base", "0",
               "--wan", "off", "--auth", "trust", "--pg-bin", programs]  # fmt: skip
+        if PANGEA_POOL_MODE != "session":
+            up += ["--pool-mode", PANGEA_POOL_MODE]
         down = [self.binary, "down", "--data-dir", self.data]
         try:
             endpoint = json.loads(said(*up, timeout=START_TIMEOUT_S))["regions"][0]["cluster"]
@@ -246,9 +248,10 @@ class Pangea(Peer):
         config = self.data / REGION / "region.toml"
         connections = CONNECTIONS_SPARE + 6 * self.sizes.clients
         added = [f'postgres_settings = ["max_connections = {connections}"]']
+        text = config.read_text()
         if PANGEA_POOL_MODE != "session":
-            added.append(f'pool_mode = "{PANGEA_POOL_MODE}"')
-        config.write_text("\n".join([*added, config.read_text()]))
+            text = re.sub(r"(?m)^default_pool_size = \d+$", f"default_pool_size = {self.sizes.pool}", text)
+        config.write_text("\n".join([*added, text]))
         self.launch([self.binary, "region", "run", "--config", config])
 
     def stop(self):

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use pangea_base::RegionId;
 use pangea_lab::{Layout, WanChoice};
-use pangea_node::{ClientAuth, FailoverConfig};
+use pangea_node::{ClientAuth, FailoverConfig, PoolMode};
 
 use crate::exit;
 
@@ -94,6 +94,9 @@ pub(crate) struct Up {
     /// How clients prove who they are [default: scram]
     #[arg(long, value_enum)]
     pub(crate) auth: Option<Auth>,
+    /// How long a session keeps a server connection [default: session]
+    #[arg(long, value_enum)]
+    pub(crate) pool_mode: Option<Pooling>,
     /// OS user that runs PostgreSQL when pangea is started as root [default: postgres]
     #[arg(long, value_name = "USER")]
     pub(crate) os_user: Option<String>,
@@ -133,6 +136,23 @@ pub(crate) enum Auth {
     Scram,
     /// Nothing asked
     Trust,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Pooling {
+    /// As long as the client is connected
+    Session,
+    /// While a transaction runs
+    Transaction,
+}
+
+impl From<Pooling> for PoolMode {
+    fn from(mode: Pooling) -> Self {
+        match mode {
+            Pooling::Session => Self::Session,
+            Pooling::Transaction => Self::Transaction,
+        }
+    }
 }
 
 impl From<Auth> for ClientAuth {

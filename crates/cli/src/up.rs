@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use pangea_lab::{Cluster, ClusterOptions, Layout, Progress};
-use pangea_node::{ClientAuth, FailoverConfig, RegionStatus};
+use pangea_node::{ClientAuth, FailoverConfig, PoolConfig, RegionStatus};
 use pangea_store::StoreConfig;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -112,6 +112,7 @@ fn options(args: &Up, layout: &Layout) -> anyhow::Result<ClusterOptions> {
         port_base: args.port_base,
         pg_bin: args.pg_bin.clone(),
         auth: args.auth.map(ClientAuth::from),
+        pool: args.pool_mode.map(|mode| PoolConfig { pool_mode: mode.into(), ..PoolConfig::default() }),
         wan: args.wan.clone(),
         os_user: args.os_user.clone(),
         failover: args

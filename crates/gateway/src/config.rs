@@ -1,5 +1,6 @@
 //! What a gateway is told at its start.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use pangea_base::RegionId;
 
 use crate::endpoint::Endpoint;
+use crate::pool::PoolLimits;
 
 /// A gateway's configuration.
 #[derive(Debug, Clone)]
@@ -41,8 +43,45 @@ pub struct GatewayConfig {
     pub clients_max: usize,
     /// What sessions have as `pangea.read_consistency` when they do not say.
     pub levels: EndpointLevels,
+    /// Which server connections sessions share, and how many.
+    pub pooling: Pooling,
     /// The other regions.
     pub peers: Vec<Peer>,
+}
+
+/// How long a session keeps a server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PoolMode {
+    /// As long as it lasts.
+    #[default]
+    Session,
+    /// While a transaction runs.
+    Transaction,
+}
+
+/// Which server connections sessions share, and how many.
+#[derive(Debug, Clone)]
+pub struct Pooling {
+    /// Where nothing else is said.
+    pub mode: PoolMode,
+    /// By endpoint: cluster, reader, writer.
+    pub endpoints: [Option<PoolMode>; 3],
+    /// By user; comes before the endpoint.
+    pub users: HashMap<String, PoolMode>,
+    /// Limits of each pool.
+    pub limits: PoolLimits,
+}
+
+impl Pooling {
+    pub(crate) fn mode(&self, endpoint: Endpoint, user: &str) -> PoolMode {
+        let [cluster, reader, writer] = self.endpoints;
+        let of_endpoint = match endpoint {
+            Endpoint::Cluster => cluster,
+            Endpoint::Reader => reader,
+            Endpoint::Writer => writer,
+        };
+        self.users.get(user).copied().or(of_endpoint).unwrap_or(self.mode)
+    }
 }
 
 /// The read consistency of sessions by endpoint; where none is given it is what their server says.

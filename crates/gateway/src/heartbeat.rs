@@ -88,6 +88,7 @@ pub(crate) async fn watch_peer(link: Arc<Link>, pulse: watch::Sender<Pulse>, sha
         // known to be away, a late refusal says nothing about connections that were opened since.
         if last.reachable || error.kind() == std::io::ErrorKind::TimedOut {
             link.report_lost();
+            shared.pools.renew_region(&link.region);
         }
         sleep(INTERVAL).await;
     }

@@ -17,6 +17,7 @@ mod heartbeat;
 mod link_server;
 mod links;
 mod peers;
+mod pool;
 mod position;
 mod relay;
 mod server;
@@ -28,7 +29,8 @@ mod tls;
 mod tls_check;
 mod uplink;
 
-pub use config::{Auth, EndpointLevels, GatewayConfig, Peer, TlsFiles};
+pub use config::{Auth, EndpointLevels, GatewayConfig, Peer, PoolMode, Pooling, TlsFiles};
+pub use pool::PoolLimits;
 pub use heartbeat::Control;
 pub use peers::PeerChanges;
 pub use status::{GatewayStatus, PeerStatus};
@@ -134,6 +136,7 @@ impl Gateway {
             mock_secret,
             stopping,
             clients: Semaphore::new(config.clients_max),
+            pools: Arc::new(pool::Pools::new(config.pooling.limits.clone())),
             forwarded: AtomicUsize::new(0),
             next_reader: AtomicUsize::new(0),
             config,
@@ -143,6 +146,7 @@ impl Gateway {
             services.spawn(accept_tcp(shared.clone(), listener, endpoint));
         }
         services.spawn(accept_uplink(shared.clone(), uplink));
+        services.spawn(shared.pools.clone().tend());
         for position in shared.readers.iter().chain([&shared.position]) {
             services.spawn(position.clone().poll());
         }
@@ -153,7 +157,11 @@ impl Gateway {
 
     /// Says who is primary, and whether clients' writes are held.
     pub fn set_gate(&self, gate: Gate) {
+        let renew = gate.epoch != self.shared.gate.epoch();
         self.shared.gate.set(gate);
+        if renew {
+            self.shared.pools.renew();
+        }
     }
 
     /// Makes these the other regions that it is linked with. Those that stay as they are notice nothing.
@@ -188,6 +196,7 @@ impl Gateway {
         self.services.lock().await.shutdown().await;
         self.peers.stop().await;
         self.stop.send_replace(true);
+        self.shared.pools.renew();
         // Each session holds a receiver of `stopping` besides the one in `Shared`.
         let gone = async {
             while Arc::strong_count(&self.shared) > 1 {

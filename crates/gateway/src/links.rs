@@ -188,7 +188,7 @@ impl Link {
 }
 
 /// Whether nothing has arrived on a warm connection: an end of stream or an error would have.
-fn is_quiet(stream: &mut Stream) -> bool {
+pub(crate) fn is_quiet(stream: &mut Stream) -> bool {
     let mut byte = [0; 1];
     let mut read = std::pin::pin!(stream.read(&mut byte));
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

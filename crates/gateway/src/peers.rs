@@ -93,6 +93,7 @@ impl Peers {
             if let Some(Watched { link, tasks, .. }) = watched.remove(region) {
                 drop(tasks);
                 link.report_lost();
+                shared.pools.renew_region(region);
                 shared.control.lost(region);
             }
         }

@@ -3,6 +3,7 @@
 //! All decisions are [`pangea_session::Session`]'s; this moves bytes, opens connections and waits for it.
 
 mod home;
+mod pooled;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -25,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use crate::buffer::{poll_drain, poll_fill};
 use crate::cancel::{CancelReceiver, CancelRegistry, CancelRequest, Registration};
 use crate::catalogs::DatabaseCatalog;
+use crate::config::PoolMode;
 use crate::endpoint::{Endpoint, unreachable};
 use crate::freshness::Freshness;
 use crate::gate::GateWatch;
@@ -33,6 +35,8 @@ use crate::position::PositionWatch;
 use crate::relay::server_lost;
 use crate::shared::Shared;
 use crate::stream::Stream;
+
+use pooled::{Acquired, Pooled};
 
 use home::{Home, PRIMARY_TIMEOUT, Reader, moving, open_home, open_reader};
 
@@ -60,6 +64,8 @@ type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 struct Running {
     shared: Arc<Shared>,
     catalog: Arc<DatabaseCatalog>,
+    /// Of a session that shares its servers.
+    pooled: Option<Pooled>,
     /// Position of the local server.
     position: Arc<PositionWatch>,
     session: Session,
@@ -155,6 +161,9 @@ enum Event {
     Moved,
     Opened(io::Result<Stream>),
     LocalOpened(io::Result<Reader>),
+    Acquired(Leg, Result<Acquired, ErrorFields>),
+    /// The region's own servers may be tried again.
+    LocalBack,
     /// Whether the position was reached.
     Waited(bool),
     Cancel(CancelRequest),
@@ -181,6 +190,9 @@ pub(crate) async fn run(
     {
         startup.parameters.push((name.to_owned(), level.to_owned()));
     }
+    if shared.config.pooling.mode(endpoint, startup.user()) == PoolMode::Transaction {
+        return run_pooled(shared, client, input, startup, endpoint).await;
+    }
     let home = match open_home(&shared, endpoint).await {
         Ok(home) => home,
         Err(error) => return crate::say_goodbye(client, &error).await,
@@ -206,35 +218,40 @@ pub(crate) async fn run(
         entered.hand_over();
     }
     session.client_input().extend_from_slice(&input);
-    let (cancel_sender, cancels) = CancelRegistry::channel();
-    let running = Running {
-        catalog,
-        position,
-        session,
-        client,
-        client_gone: false,
-        local,
-        local_route,
-        primary,
-        endpoint,
-        epoch,
-        gate_changed: gate_changed(&shared),
-        trouble: None,
-        blocked: None,
-        lost: lost(&primary_route),
-        stopped: stopped(shared.clone()),
-        primary_route,
-        opening: None,
-        opening_local: None,
-        waiting: None,
-        cancelling: None,
-        cancel_wanted: None,
-        leaving: None,
-        cancels,
-        cancel_sender,
-        registration: None,
-        shared,
+    let (local, primary) = ((local, local_route, position), (primary, primary_route, epoch));
+    let running = Running::new(shared, catalog, session, client, endpoint, local, primary);
+    Box::pin(running.run()).await;
+}
+
+/// The same for a session that shares its servers.
+async fn run_pooled(
+    shared: Arc<Shared>,
+    client: Stream,
+    input: BytesMut,
+    mut startup: Startup,
+    endpoint: Endpoint,
+) {
+    let epoch = shared.gate.epoch();
+    let (access, local_route, position) = pooled::home(&shared, endpoint);
+    let primary_route = shared.primary_route();
+    let application_name = pooled::take_application_name(&mut startup);
+    let (local_startup, primary_startup) = pooled::startups(access, &local_route, &primary_route, &startup);
+    let (route, home) = match access {
+        Access::Primary => (&primary_route, &primary_startup),
+        Access::Split | Access::Local => (&local_route, &local_startup),
     };
+    let greeting = match pooled::welcome(&shared, route, home, application_name).await {
+        Ok(greeting) => greeting,
+        Err(error) => return crate::say_goodbye(client, &error).await,
+    };
+    let catalog = shared.catalogs.get(startup.database());
+    catalog.first_look().await;
+    let options = SessionOptions { access, local_startup, primary_startup, shared: Some(greeting) };
+    let mut session = Session::new(options);
+    session.client_input().extend_from_slice(&input);
+    let (local, primary) = ((None, local_route, position), (None, primary_route, epoch));
+    let mut running = Running::new(shared, catalog, session, client, endpoint, local, primary);
+    running.pooled = Some(Pooled::default());
     Box::pin(running.run()).await;
 }
 
@@ -278,6 +295,47 @@ impl Drop for Running {
 }
 
 impl Running {
+    fn new(
+        shared: Arc<Shared>,
+        catalog: Arc<DatabaseCatalog>,
+        session: Session,
+        client: Stream,
+        endpoint: Endpoint,
+        (local, local_route, position): (Option<Stream>, Route, Arc<PositionWatch>),
+        (primary, primary_route, epoch): (Option<Stream>, Route, Epoch),
+    ) -> Self {
+        let (cancel_sender, cancels) = CancelRegistry::channel();
+        Self {
+            catalog,
+            pooled: None,
+            position,
+            session,
+            client,
+            client_gone: false,
+            local,
+            local_route,
+            primary,
+            endpoint,
+            epoch,
+            gate_changed: gate_changed(&shared),
+            trouble: None,
+            blocked: None,
+            lost: lost(&primary_route),
+            stopped: stopped(shared.clone()),
+            primary_route,
+            opening: None,
+            opening_local: None,
+            waiting: None,
+            cancelling: None,
+            cancel_wanted: None,
+            leaving: None,
+            cancels,
+            cancel_sender,
+            registration: None,
+            shared,
+        }
+    }
+
     async fn run(mut self) {
         // It may have changed since the home server was chosen.
         self.follow_gate();
@@ -307,6 +365,11 @@ impl Running {
         {
             self.opening_local = None;
             return Poll::Ready(Event::LocalOpened(opened));
+        }
+        if let Some(pooled) = &mut self.pooled
+            && let Poll::Ready(event) = pooled.poll_event(cx)
+        {
+            return Poll::Ready(event);
         }
         if let Some((_, waiting)) = &mut self.waiting
             && let Poll::Ready(reached) = waiting.as_mut().poll(cx)
@@ -373,6 +436,8 @@ impl Running {
                 let error = unreachable(&self.local_route, &error);
                 self.session.server_closed(Leg::Local, &error);
             }
+            Event::Acquired(leg, acquired) => self.acquired(leg, acquired),
+            Event::LocalBack => self.session.set_local_away(false),
             Event::Waited(true) => {}
             Event::Waited(false) => self.session.give_up_waiting(),
             Event::Cancel(request) => self.cancel(request),
@@ -418,11 +483,19 @@ impl Running {
     /// Whether the session waits for a connection to the primary. Once it is open, statements are under way: what
     /// becomes of them only its answer or its loss tells.
     fn waits_for_primary(&self) -> bool {
+        if self.pooled.is_some() {
+            // The queue of a pool has a bound of its own.
+            let tried = self.trouble.is_some() && self.session.wants_primary();
+            return tried || self.session.is_held_back();
+        }
         let refused = self.session.refusals() > 0 && self.primary.is_none();
         self.session.waits_for_primary() || refused
     }
 
     fn open_what_is_wanted(&mut self) {
+        if self.pooled.is_some() {
+            return;
+        }
         if self.session.wants_primary() && self.opening.is_none() {
             let route = self.primary_route.clone();
             let again = self.trouble.is_some() || self.session.refusals() > 0;
@@ -474,6 +547,9 @@ impl Running {
             self.primary_route = self.shared.primary_route();
             self.lost = lost(&self.primary_route);
             (self.opening, self.trouble) = (None, None);
+            if let Some(pooled) = &mut self.pooled {
+                pooled.primary_moved();
+            }
             let route = self.primary_route.clone();
             self.session.primary_moved(|startup| route.label(startup, Kind::Session));
         }
@@ -484,6 +560,11 @@ impl Running {
         let (freshness, gate) = (&self.shared.freshness, &self.shared.gate);
         let mut world = World { catalog: &self.catalog, position: &self.position, freshness, gate };
         self.session.advance(&mut world);
+        while self.share() {
+            let (freshness, gate) = (&self.shared.freshness, &self.shared.gate);
+            let mut world = World { catalog: &self.catalog, position: &self.position, freshness, gate };
+            self.session.advance(&mut world);
+        }
     }
 
     fn wait(&self, wanted: Position) -> Pending<bool> {
@@ -538,9 +619,10 @@ impl Running {
     }
 
     fn wants_attention(&self) -> bool {
-        (self.session.wants_primary() && self.opening.is_none())
+        let opens = self.pooled.is_none();
+        (opens && self.session.wants_primary() && self.opening.is_none())
             || self.waits_for_primary() != self.blocked.is_some()
-            || (self.session.wants_local() && self.opening_local.is_none())
+            || (opens && self.session.wants_local() && self.opening_local.is_none())
             || self.session.waits_for() != self.waiting.as_ref().map(|(position, _)| *position)
             || (self.session.is_leaving() && self.leaving.is_none())
             || (self.registration.is_none() && self.session.client_key().is_some())
@@ -586,6 +668,9 @@ impl Running {
         }
         if leg == Leg::Local && !self.session.local_is_open() {
             self.local = None;
+        }
+        if let Some(pooled) = &mut self.pooled {
+            pooled.end_leases(self.local.is_some(), self.primary.is_some());
         }
         let stream = match leg {
             Leg::Local => &mut self.local,

@@ -14,6 +14,7 @@ use crate::gate::GateWatch;
 use crate::heartbeat::Control;
 use crate::links::Route;
 use crate::peers::Links;
+use crate::pool::Pools;
 use crate::position::PositionWatch;
 use crate::tls::Tls;
 
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) mock_secret: [u8; 32],
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) clients: Semaphore,
+    pub(crate) pools: Arc<Pools>,
     pub(crate) forwarded: AtomicUsize,
     pub(crate) next_reader: AtomicUsize,
 }

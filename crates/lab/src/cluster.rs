@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use pangea_agent::PgBin;
 use pangea_base::RegionId;
-use pangea_node::{ClientAuth, FailoverConfig, Health, RegionConfig, RegionStatus};
+use pangea_node::{ClientAuth, FailoverConfig, Health, PoolConfig, RegionConfig, RegionStatus};
 use pangea_store::StoreConfig;
 use tokio::task::JoinHandle;
 
@@ -64,6 +64,8 @@ pub struct ClusterOptions {
     pub postgres_settings: Vec<String>,
     /// Longest time, in seconds, from a client's connection to its proven identity.
     pub authentication_timeout_s: u64,
+    /// Which server connections sessions share.
+    pub pool: Option<PoolConfig>,
     /// Where the topology and the lease are kept; a file of the cluster when absent.
     pub store: Option<StoreConfig>,
     /// When other regions take over.
@@ -89,6 +91,7 @@ impl ClusterOptions {
             os_user: None,
             postgres_settings: Vec::new(),
             authentication_timeout_s: RegionConfig::AUTHENTICATION_TIMEOUT_S,
+            pool: None,
             store: None,
             failover: None,
             ready_timeout: Duration::from_secs(120),
@@ -158,6 +161,7 @@ impl Cluster {
                 .or_else(|| Some(existing.as_ref()?.port_base))
                 .unwrap_or(PORT_BASE_DEFAULT),
             auth: options.auth.or_else(|| Some(existing.as_ref()?.auth)).unwrap_or_default(),
+            pool: options.pool.clone().or_else(|| Some(existing.as_ref()?.pool.clone())).unwrap_or_default(),
             wan: wan_choice,
             os_user,
             pg_bin,

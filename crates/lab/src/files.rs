@@ -144,6 +144,7 @@ fn region_config(
         client_auth: manifest.auth,
         clients_max: RegionConfig::CLIENTS_MAX,
         authentication_timeout_s: options.authentication_timeout_s,
+        pool: manifest.pool.clone(),
         peers,
     })
 }
@@ -208,6 +209,7 @@ mod tests {
             readers: 1,
             port_base: 7400,
             auth: pangea_node::ClientAuth::Scram,
+            pool: pangea_node::PoolConfig::default(),
             wan: WanChoice::Off,
             os_user: None,
             pg_bin: None,

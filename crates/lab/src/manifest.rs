@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pangea_base::RegionId;
-use pangea_node::{ClientAuth, FailoverConfig};
+use pangea_node::{ClientAuth, FailoverConfig, PoolConfig};
 use pangea_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,9 @@ pub struct Manifest {
     pub port_base: u16,
     /// How clients prove who they are.
     pub auth: ClientAuth,
+    /// Which server connections sessions share.
+    #[serde(default)]
+    pub pool: PoolConfig,
     /// The distances.
     pub wan: WanChoice,
     /// OS user of the region processes, when the supervisor is root.
@@ -191,6 +194,7 @@ mod tests {
             readers: 1,
             port_base: 7400,
             auth: ClientAuth::Scram,
+            pool: PoolConfig::default(),
             wan: WanChoice::Aws,
             os_user: None,
             pg_bin: None,

@@ -2,6 +2,7 @@
 
 mod contradictions;
 mod document;
+mod pool;
 mod problem;
 mod review;
 mod schema;
@@ -19,6 +20,7 @@ use pangea_store::StoreConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use pool::{PoolConfig, PoolMode};
 pub use problem::{ConfigError, Problem, Severity};
 pub use review::Review;
 pub use schema::region_schema;
@@ -80,6 +82,9 @@ pub struct RegionConfig {
     #[schemars(range(min = 1, max = Self::AUTHENTICATION_TIMEOUT_S_MAX))]
     #[serde(default = "authentication_timeout_default")]
     pub authentication_timeout_s: u64,
+    /// Which server connections sessions share.
+    #[serde(default)]
+    pub pool: PoolConfig,
     /// The other regions.
     #[serde(default)]
     pub peers: Vec<PeerConfig>,

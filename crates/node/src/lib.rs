@@ -16,7 +16,7 @@ mod status_file;
 mod status_server;
 
 pub use config::{
-    ClientAuth, ConfigError, DnsConfig, FailoverConfig, ListenConfig, PeerConfig, Problem,
+    ClientAuth, ConfigError, DnsConfig, FailoverConfig, ListenConfig, PeerConfig, PoolConfig, PoolMode, Problem,
     ReadConsistencyConfig, RegionConfig, Review, Severity, TlsConfig, region_schema,
 };
 pub use control::{ControlStatus, FailoverRequest, SwitchoverAnswer, watch};

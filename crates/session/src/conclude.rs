@@ -45,7 +45,10 @@ impl Session {
         let may_commit_async = self.may_commit_async || unit.may_commit_async();
         let rolls_back = unit.consequences.iter().any(|(_, what)| matches!(what, Consequence::RollbackTo(_)));
         for (index, consequence) in std::mem::take(&mut unit.consequences) {
-            let prepares = matches!(consequence, Consequence::Prepare(..) | Consequence::Deallocate(_));
+            let prepares = matches!(
+                consequence,
+                Consequence::Prepare(..) | Consequence::Deallocate(_) | Consequence::DiscardAll
+            );
             let lasts = index < unit.command_completes && (in_transaction || prepares);
             if !unit.errored || lasts {
                 self.follow(leg, consequence, &unit);

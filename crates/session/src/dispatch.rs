@@ -212,7 +212,7 @@ impl Session {
         // Whether a transaction has failed decides how a statement is prepared that is there, and whether it is there is
         // not known while it is being prepared.
         let in_block = ends || !matches!(self.transaction, Transaction::Idle);
-        let making = || self.in_flight.iter().flat_map(|other| &other.parses).any(|parsed| parsed.made.is_some());
+        let making = || self.in_flight.iter().flat_map(|other| &other.parses).any(|parsed| !parsed.name.is_empty());
         let names = |unit: &Unit| !(unit.parses.is_empty() && unit.uses.is_empty());
         if self.shares_servers() && (in_block && !unit.parses.is_empty() || names(unit) && making()) {
             return false;
@@ -460,18 +460,26 @@ impl Session {
         if unit.reads_session_state && !self.shares_servers() {
             unit.uses = self.statements.keys().filter(|name| !name.is_empty()).cloned().collect();
         }
-        for name in std::mem::take(&mut unit.uses) {
-            self.provide_statement(leg, unit, &name, false);
+        // Put back: the unit may have to run again elsewhere.
+        let (uses, by_name) = (std::mem::take(&mut unit.uses), std::mem::take(&mut unit.uses_by_name));
+        for name in &uses {
+            self.provide_statement(leg, unit, name, false);
         }
-        for name in std::mem::take(&mut unit.uses_by_name) {
-            self.provide_statement(leg, unit, &name, true);
+        for name in &by_name {
+            self.provide_statement(leg, unit, name, true);
         }
+        (unit.uses, unit.uses_by_name) = (uses, by_name);
     }
 
     fn provide_statement(&mut self, leg: Leg, unit: &mut Unit, name: &Bytes, by_own_name: bool) {
         // It may be closed by the very unit that uses it.
         let closed = unit.closes.iter().flatten().find(|(closed, _)| closed == name).map(|(_, st)| st);
-        let Some(statement) = self.statements.get(name).or(closed) else { return };
+        let Some(statement) = self.statements.get(name).or(closed) else {
+            if !name.is_empty() {
+                unit.missing.get_or_insert_with(|| name.clone());
+            }
+            return;
+        };
         let link = self.link(leg);
         let is_there = match &statement.shared {
             Some(_) if by_own_name => statement.on[leg.index()] == link.id,

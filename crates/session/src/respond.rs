@@ -6,8 +6,9 @@ use pangea_pgwire::startup::CancelKey;
 use pangea_pgwire::{ErrorFields, SqlState, build, fields, message};
 
 use crate::conclude::other;
-use crate::leg::{Expect, Leg};
+use crate::leg::{Expect, Hold, Leg};
 use crate::session::{Access, OUTPUT_LEN_MAX, Phase, Session, Transaction};
+use crate::shared;
 use crate::unit::Unit;
 
 /// Bytes of answers that are held back at most while a unit may have to run again.
@@ -400,6 +401,10 @@ impl Session {
             return;
         }
         unit.release(&mut self.client_out);
+        // What was prepared for the unit in vain shows in what uses it, not in what fails before.
+        let hidden = hidden.filter(|_| !unit.missing.as_deref().is_some_and(|name| names(frame, name)));
+        let renamed = unit.missing.as_deref().and_then(|name| shared::with_own_name(frame, name));
+        let frame = renamed.as_ref().unwrap_or(frame);
         let message = fields::field(&frame[HEADER_LEN..], b'M').unwrap_or_default();
         match self.refusals.replacement(message) {
             Some(error) => self.client_out.extend_from_slice(&error),
@@ -407,6 +412,10 @@ impl Session {
         }
         if fatal {
             self.phase = Phase::Over;
+        }
+        // Something else has thrown the statement away that the server was thought to have.
+        if self.shares_servers() && shared::is_missing(frame) && shared::names_shared(frame) {
+            self.hold(leg, Hold::Forever);
         }
     }
 
@@ -491,6 +500,12 @@ fn says_unconfirmed(body: &[u8]) -> bool {
 /// The message of an ErrorResponse.
 pub(crate) fn message_of(frame: &Bytes) -> Option<String> {
     fields::field(&frame[HEADER_LEN..], b'M').map(|text| String::from_utf8_lossy(text).into_owned())
+}
+
+/// Whether an error is about something of this name.
+fn names(error: &[u8], name: &[u8]) -> bool {
+    let quoted = [b"\"", name, b"\""].concat();
+    error.windows(quoted.len()).any(|window| window == quoted)
 }
 
 /// The same error with severity ERROR.

@@ -15,8 +15,8 @@ use std::fmt::Write as _;
 use bytes::{Bytes, BytesMut};
 use pangea_base::Timeline;
 use pangea_pgwire::frame::HEADER_LEN;
-use pangea_pgwire::startup::CancelKey;
-use pangea_pgwire::{build, message};
+use pangea_pgwire::startup::{CancelKey, Startup};
+use pangea_pgwire::{SqlState, build, fields, message};
 use sha2::{Digest as _, Sha256};
 
 use crate::leg::{Expect, Hold, Leg, LinkState};
@@ -170,6 +170,32 @@ pub(crate) fn renamed_describe(name: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// Whether an error speaks of a statement of a shared server.
+pub(crate) fn names_shared(error: &[u8]) -> bool {
+    error.windows(PREFIX.len()).any(|window| window == PREFIX.as_bytes())
+}
+
+/// Whether an error says that a prepared statement does not exist.
+pub(crate) fn is_missing(error: &[u8]) -> bool {
+    fields::code(&error[HEADER_LEN..]) == Some(SqlState::INVALID_SQL_STATEMENT_NAME)
+}
+
+/// The error that a statement does not exist, with the client's name for it.
+pub(crate) fn with_own_name(error: &Bytes, name: &[u8]) -> Option<Bytes> {
+    if !is_missing(error) {
+        return None;
+    }
+    let at = error.windows(PREFIX.len()).position(|window| window == PREFIX.as_bytes())?;
+    let end = at + PREFIX.len() + 32;
+    let mut out = BytesMut::new();
+    build::frame(&mut out, b'E', |out| {
+        out.extend_from_slice(&error[HEADER_LEN..at]);
+        out.extend_from_slice(name);
+        out.extend_from_slice(error.get(end..).unwrap_or_default());
+    });
+    Some(out.freeze())
+}
+
 /// A Close that closes nothing: other sessions use the statement too.
 pub(crate) fn close_of_nothing() -> Bytes {
     let mut out = BytesMut::with_capacity(NONE.len() + 7);
@@ -212,6 +238,26 @@ impl Session {
     #[must_use]
     pub fn shares_servers(&self) -> bool {
         self.client_key.is_some()
+    }
+
+    /// The start-up message for a server.
+    #[must_use]
+    pub fn startup(&self, leg: Leg) -> &Startup {
+        match leg {
+            Leg::Local => &self.local_startup,
+            Leg::Primary => &self.primary_startup,
+        }
+    }
+
+    /// Whether the next unit waits for leave to use the primary.
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.held_back
+    }
+
+    /// Another server than before serves the session's reads: what they have seen is not known there.
+    pub fn set_moved(&mut self) {
+        self.moved = true;
     }
 
     /// Begins without a server: tells the client what one has said.

@@ -128,6 +128,8 @@ pub(crate) struct Unit {
     pub(crate) uses: Vec<Bytes>,
     /// Those that it must have under the client's own names, because SQL names them.
     pub(crate) uses_by_name: Vec<Bytes>,
+    /// A statement that it uses and that there is not.
+    pub(crate) missing: Option<Bytes>,
     /// For each answer to a Close that is due, whether it is that of a Parse in whose place the Close was sent. Of
     /// shared servers only.
     pub(crate) stands_for_parse: Vec<bool>,
@@ -203,6 +205,7 @@ impl Unit {
             commands: 0,
             uses: Vec::new(),
             uses_by_name: Vec::new(),
+            missing: None,
             stands_for_parse: Vec::new(),
             close_answers: 0,
             parses_sent: 0,

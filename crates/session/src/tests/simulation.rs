@@ -276,16 +276,3 @@ fn random_programs_on_shared_servers_are_answered_as_by_one_server() {
         run_seed(seed, Servers::Shared(access));
     }
 }
-
-#[test]
-fn debug_one() {
-    for order in 0..12 {
-        let mut rig = Rig::shared(Access::Split, order);
-        let heard = rig.ask(&wire::extended("P n3 EXECUTE p; D S n3; S"));
-        eprintln!("{order}: {heard} local {} primary {}", rig.sent(Leg::Local), rig.sent(Leg::Primary));
-        if heard.is_empty() {
-            eprintln!("{:#?}", rig.session);
-            break;
-        }
-    }
-}
