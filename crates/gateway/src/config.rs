@@ -39,6 +39,10 @@ pub struct GatewayConfig {
     pub authentication_timeout: Duration,
     /// Most clients at a time.
     pub clients_max: usize,
+    /// Roles that may give every command of the console, beside superusers.
+    pub admin_users: Vec<String>,
+    /// Roles that may look at what the console shows.
+    pub stats_users: Vec<String>,
     /// What sessions have as `pangea.read_consistency` when they do not say.
     pub levels: EndpointLevels,
     /// The other regions.

@@ -64,6 +64,10 @@ pub struct ClusterOptions {
     pub postgres_settings: Vec<String>,
     /// Longest time, in seconds, from a client's connection to its proven identity.
     pub authentication_timeout_s: u64,
+    /// Roles that may give every command on the console.
+    pub admin_users: Vec<String>,
+    /// Roles that may SHOW on the console.
+    pub stats_users: Vec<String>,
     /// Where the topology and the lease are kept; a file of the cluster when absent.
     pub store: Option<StoreConfig>,
     /// When other regions take over.
@@ -89,6 +93,8 @@ impl ClusterOptions {
             os_user: None,
             postgres_settings: Vec::new(),
             authentication_timeout_s: RegionConfig::AUTHENTICATION_TIMEOUT_S,
+            admin_users: Vec::new(),
+            stats_users: Vec::new(),
             store: None,
             failover: None,
             ready_timeout: Duration::from_secs(120),

@@ -30,6 +30,7 @@ mod dispatch;
 mod learn;
 mod leg;
 mod moving;
+mod observe;
 mod own;
 mod prepared;
 mod respond;
@@ -40,5 +41,6 @@ mod tests;
 mod unit;
 
 pub use leg::Leg;
+pub use observe::Activity;
 pub use own::ALIASES;
 pub use session::{Access, Environment, Session, SessionOptions, UNIT_LEN_MAX};
