@@ -41,6 +41,10 @@ pub struct GatewayConfig {
     pub authentication_timeout: Duration,
     /// Most clients at a time.
     pub clients_max: usize,
+    /// Roles that may give every command of the console, beside superusers.
+    pub admin_users: Vec<String>,
+    /// Roles that may look at what the console shows.
+    pub stats_users: Vec<String>,
     /// What sessions have as `pangea.read_consistency` when they do not say.
     pub levels: EndpointLevels,
     /// Which server connections sessions share, and how many.
@@ -57,6 +61,15 @@ pub enum PoolMode {
     Session,
     /// While a transaction runs.
     Transaction,
+}
+
+impl PoolMode {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+        }
+    }
 }
 
 /// Which server connections sessions share, and how many.

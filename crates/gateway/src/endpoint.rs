@@ -1,5 +1,6 @@
 //! Where clients come in: first packets, TLS, authentication, and which kind of session it becomes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -12,8 +13,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::auth::{self, Refusal};
 use crate::config::Auth;
+use crate::console::{self, ClientKind, Identity, Registered};
 use crate::links::{Generation, Kind, Route};
 use crate::relay::{Ends, Relay};
+use crate::session::PRIMARY_TIMEOUT;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
@@ -32,13 +35,16 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "cluster" => Some(Self::Cluster),
-            "reader" => Some(Self::Reader),
-            "writer" => Some(Self::Writer),
-            _ => None,
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Reader => "reader",
+            Self::Writer => "writer",
         }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Cluster, Self::Reader, Self::Writer].into_iter().find(|endpoint| endpoint.name() == text)
     }
 }
 
@@ -49,6 +55,7 @@ const ENDPOINT_OPTION: &str = "pangea.endpoint";
 pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream, endpoint: Endpoint) {
     let deadline = Instant::now() + shared.config.authentication_timeout;
     let mut input = BytesMut::new();
+    let (Ok(address), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
     let Ok(Some(mut stream)) = timeout_at(deadline, encrypt(&shared, tcp, &mut input)).await else { return };
     let greeted = tokio::select! {
         greeted = timeout_at(deadline, greet(&shared, &mut stream, &mut input, endpoint)) => greeted,
@@ -62,13 +69,27 @@ pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream, endpoint: Endpoin
         Ok(Err(Refusal::Told(error))) => return crate::say_goodbye(stream, &error).await,
         Err(_) => return crate::say_goodbye(stream, &too_slow(&shared)).await,
     };
+    let registered = shared.console.register(session.identity(address, local, &stream));
+    if session.is_console() {
+        let Ok(_place) = shared.consoles.try_acquire() else {
+            return crate::say_goodbye(stream, &too_many_consoles()).await;
+        };
+        return console::serve(&shared, stream, input, registered).await;
+    }
     let Some(_place) = shared.admit() else {
         let error = ErrorFields::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .with_detail(format!("This gateway takes {} clients.", shared.config.clients_max))
             .with_hint("Close idle connections, or connect to another region.");
         return crate::say_goodbye(stream, &error).await;
     };
-    run(shared.clone(), stream, input, session).await;
+    run(shared.clone(), stream, input, session, registered).await;
+}
+
+fn too_many_consoles() -> ErrorFields {
+    let text = "sorry, too many consoles already";
+    ErrorFields::fatal(SqlState::TOO_MANY_CONNECTIONS, text)
+        .with_detail(format!("This gateway takes {} consoles.", console::CONSOLES_MAX))
+        .with_hint("Close one.")
 }
 
 fn too_slow(shared: &Shared) -> ErrorFields {
@@ -134,6 +155,31 @@ fn injected() -> ErrorFields {
 struct Session {
     startup: Startup,
     endpoint: Endpoint,
+}
+
+impl Session {
+    /// A database of that name is shadowed, but for replication.
+    fn is_console(&self) -> bool {
+        self.startup.database() == console::DATABASE && !self.startup.is_replication()
+    }
+
+    fn identity(&self, address: SocketAddr, local: SocketAddr, stream: &Stream) -> Identity {
+        let kind = match (self.is_console(), self.startup.is_replication()) {
+            (true, _) => ClientKind::Console,
+            (false, true) => ClientKind::Replication,
+            (false, false) => ClientKind::Session,
+        };
+        Identity {
+            user: self.startup.user().to_owned(),
+            database: self.startup.database().to_owned(),
+            application: self.startup.get("application_name").unwrap_or_default().to_owned(),
+            endpoint: self.endpoint,
+            kind,
+            address,
+            local,
+            tls: matches!(stream, Stream::TlsServer(_)),
+        }
+    }
 }
 
 /// From the first byte to a proven identity. `None` when the connection was for something else and is done.
@@ -251,7 +297,13 @@ pub(crate) fn server_startup(client: &Startup) -> Startup {
     Startup { version: Version { major: 3, minor: 0 }, parameters }
 }
 
-async fn run(shared: Arc<Shared>, stream: Stream, input: BytesMut, session: Session) {
+async fn run(
+    shared: Arc<Shared>,
+    stream: Stream,
+    input: BytesMut,
+    session: Session,
+    mut registered: Registered,
+) {
     let Session { startup, endpoint } = session;
     // A replication connection is about one server, not about the cluster.
     if startup.is_replication() {
@@ -260,9 +312,20 @@ async fn run(shared: Arc<Shared>, stream: Stream, input: BytesMut, session: Sess
             Endpoint::Writer => shared.primary_route(),
         };
         let generation = route.generation();
-        return relay(shared, stream, input, startup, route, generation, Kind::Session).await;
+        let relayed = relay(shared, stream, input, startup, route, generation, Kind::Session);
+        return tokio::select! {
+            () = relayed => {}
+            () = registered.replicates() => {}
+        };
     }
-    crate::session::run(shared, stream, input, startup, endpoint).await;
+    let admitted = tokio::select! {
+        admitted = console::admitted(&mut registered, PRIMARY_TIMEOUT) => admitted,
+        () = shared.stopped() => Err(crate::shutting_down()),
+    };
+    if let Err(error) = admitted {
+        return crate::say_goodbye(stream, &error).await;
+    }
+    crate::session::run(shared, stream, input, startup, endpoint, registered).await;
 }
 
 /// Connects a client to one server and passes everything through. The session ends when `generation` is lost.

@@ -43,6 +43,13 @@ pub trait Control: Send + Sync + std::fmt::Debug {
     /// A region does not answer.
     fn lost(&self, region: &RegionId);
 
+    /// The configuration is to be read again, as on SIGHUP: names of the settings that have changed and wait for the next
+    /// start.
+    ///
+    /// # Errors
+    /// Why it was not taken over. Nothing has changed then.
+    fn reload(&self) -> Result<Vec<String>, String>;
+
     /// Changes when the others are to be told at once.
     fn news(&self) -> watch::Receiver<u64>;
 }

@@ -10,6 +10,7 @@ mod buffer;
 mod cancel;
 mod catalogs;
 mod config;
+mod console;
 mod endpoint;
 mod freshness;
 mod gate;
@@ -68,7 +69,6 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// A running gateway.
 pub struct Gateway {
     shared: Arc<Shared>,
-    peers: Peers,
     stop: watch::Sender<bool>,
     /// Listeners and pollers.
     services: Mutex<JoinSet<()>>,
@@ -127,6 +127,7 @@ impl Gateway {
             control,
             tls,
             links: Links::default(),
+            peers: Peers::default(),
             admin: admin::AdminConnection::new(dir.clone(), "postgres"),
             cancels: cancel::CancelRegistry::default(),
             catalogs: catalogs::Catalogs::new(dir, position.clone()),
@@ -137,6 +138,8 @@ impl Gateway {
             stopping,
             clients: Semaphore::new(config.clients_max),
             pools: Arc::new(pool::Pools::new(config.pooling.limits.clone())),
+            console: Arc::default(),
+            consoles: Semaphore::new(console::CONSOLES_MAX),
             forwarded: AtomicUsize::new(0),
             next_reader: AtomicUsize::new(0),
             config,
@@ -150,9 +153,9 @@ impl Gateway {
         for position in shared.readers.iter().chain([&shared.position]) {
             services.spawn(position.clone().poll());
         }
-        let peers = Peers::default();
-        peers.set(&shared, &shared.config.peers).map_err(StartError::Tls)?;
-        Ok(Self { shared, peers, stop, services: Mutex::new(services) })
+        services.spawn(shared.console.clone().sample());
+        shared.peers.set(&shared, &shared.config.peers).map_err(StartError::Tls)?;
+        Ok(Self { shared, stop, services: Mutex::new(services) })
     }
 
     /// Says who is primary, and whether clients' writes are held.
@@ -169,7 +172,7 @@ impl Gateway {
     /// # Errors
     /// When a region's name cannot be that of a gateway; nothing is changed then.
     pub fn set_peers(&self, peers: &[Peer]) -> Result<PeerChanges, String> {
-        self.peers.set(&self.shared, peers)
+        self.shared.peers.set(&self.shared, peers)
     }
 
     /// The transition that clients' writes are held for, once none is under way; and the number of sessions that keep
@@ -188,13 +191,13 @@ impl Gateway {
     /// What it knows now.
     #[must_use]
     pub fn status(&self) -> GatewayStatus {
-        GatewayStatus::new(&self.shared, self.peers.pulses())
+        GatewayStatus::new(&self.shared, self.shared.peers.pulses())
     }
 
     /// Refuses new clients, ends the sessions with 57P01 and returns when they are gone, within 5 s.
     pub async fn stop(&self) {
         self.services.lock().await.shutdown().await;
-        self.peers.stop().await;
+        self.shared.peers.stop().await;
         self.stop.send_replace(true);
         self.shared.pools.renew();
         // Each session holds a receiver of `stopping` besides the one in `Shared`.

@@ -4,6 +4,7 @@
 //! as lost, which ends the sessions over its link.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use pangea_base::RegionId;
@@ -24,6 +25,13 @@ impl Links {
     /// The link to a region, when it is a peer.
     pub(crate) fn get(&self, region: &RegionId) -> Option<Arc<Link>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(region).cloned()
+    }
+
+    /// Where each peer's gateway is reached, in the order of their names.
+    pub(crate) fn addresses(&self) -> Vec<(RegionId, SocketAddr)> {
+        let links = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let addresses = links.values().map(|link| (link.region.clone(), link.address()));
+        addresses.collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 
     fn put(&self, link: &Arc<Link>) {

@@ -81,7 +81,6 @@ struct Idle {
 #[derive(Debug)]
 struct Waiting {
     profile: Arc<Profile>,
-    since: Instant,
     answer: oneshot::Sender<Turn>,
 }
 
@@ -143,17 +142,18 @@ pub(crate) struct PoolClient {
     profile: Arc<Profile>,
 }
 
-/// Numbers of a pool.
+/// A connection that nobody uses.
 #[derive(Debug, Clone)]
-pub(crate) struct PoolNumbers {
-    pub(crate) server: String,
+pub(crate) struct IdleServer {
     pub(crate) user: String,
     pub(crate) database: String,
-    pub(crate) active: usize,
-    pub(crate) idle: usize,
-    pub(crate) waiting: usize,
-    /// How long the first in the queue has waited.
-    pub(crate) longest_wait: Duration,
+    /// The region that it leads to, if that is another.
+    pub(crate) region: Option<RegionId>,
+    pub(crate) process: Option<u32>,
+    /// Since it was opened.
+    pub(crate) age: Duration,
+    /// Since it was used.
+    pub(crate) rest: Duration,
 }
 
 impl Pools {
@@ -206,9 +206,17 @@ impl Pools {
         }
     }
 
-    pub(crate) fn numbers(&self) -> Vec<PoolNumbers> {
+    /// The same for a database; for all of them when none is named.
+    pub(crate) fn renew_database(&self, database: Option<&str>) {
+        for pool in self.lock().values().filter(|pool| database.is_none_or(|name| pool.key.database == name)) {
+            pool.renew();
+        }
+    }
+
+    /// The connections that nobody uses.
+    pub(crate) fn idle(&self) -> Vec<IdleServer> {
         let pools: Vec<_> = self.lock().values().cloned().collect();
-        pools.iter().map(|pool| pool.numbers()).collect()
+        pools.iter().flat_map(|pool| pool.idle()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Arc<Pool>>> {
@@ -254,14 +262,20 @@ impl Pool {
         drop(closed);
     }
 
-    fn numbers(&self) -> PoolNumbers {
+    fn idle(&self) -> Vec<IdleServer> {
         let inner = self.lock();
-        let waits = inner.queue.front().map(|first| first.since.elapsed());
-        let idle = inner.idle.len();
-        let (waiting, active) = (inner.queue.len(), inner.open.saturating_sub(idle));
-        let PoolKey { server, user, database, .. } = self.key.clone();
-        let longest_wait = waits.unwrap_or_default();
-        PoolNumbers { server, user, database, active, idle, waiting, longest_wait }
+        let one = |Idle { server, since }: &Idle| IdleServer {
+            user: self.key.user.clone(),
+            database: self.key.database.clone(),
+            region: match &server.lease.profile.route {
+                Route::Link(link, _) => Some(link.region.clone()),
+                Route::Local(_) | Route::Unlinked(_) => None,
+            },
+            process: server.state.key().map(|key| key.process),
+            age: server.lease.born.elapsed(),
+            rest: since.elapsed(),
+        };
+        inner.idle.iter().map(one).collect()
     }
 
     /// A connection is gone: who waits may open another.
@@ -388,7 +402,7 @@ impl PoolClient {
             Ok(self.pool.place(&mut inner, self.profile.clone()))
         } else {
             let (answer, turn) = oneshot::channel();
-            inner.queue.push_back(Waiting { profile: self.profile.clone(), since: Instant::now(), answer });
+            inner.queue.push_back(Waiting { profile: self.profile.clone(), answer });
             Err(turn)
         };
         drop(inner);

@@ -3,6 +3,7 @@
 //! All decisions are [`pangea_session::Session`]'s; this moves bytes, opens connections and waits for it.
 
 mod home;
+mod ordered;
 mod pooled;
 
 use std::future::{Future, poll_fn};
@@ -27,6 +28,7 @@ use crate::buffer::{poll_drain, poll_fill};
 use crate::cancel::{CancelReceiver, CancelRegistry, CancelRequest, Registration};
 use crate::catalogs::DatabaseCatalog;
 use crate::config::PoolMode;
+use crate::console::{Order, Registered, Watch};
 use crate::endpoint::{Endpoint, unreachable};
 use crate::freshness::Freshness;
 use crate::gate::GateWatch;
@@ -36,9 +38,9 @@ use crate::relay::server_lost;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
+pub(crate) use home::PRIMARY_TIMEOUT;
+use home::{Home, Reader, moving, open_home, open_reader};
 use pooled::{Acquired, Pooled};
-
-use home::{Home, PRIMARY_TIMEOUT, Reader, moving, open_home, open_reader};
 
 /// How long the statements of a client that has vanished may still run.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -66,6 +68,8 @@ struct Running {
     catalog: Arc<DatabaseCatalog>,
     /// Of a session that shares its servers.
     pooled: Option<Pooled>,
+    /// What the console is told of the session, and tells it.
+    watch: Watch,
     /// Position of the local server.
     position: Arc<PositionWatch>,
     session: Session,
@@ -171,6 +175,7 @@ enum Event {
     GateChanged,
     /// The primary was waited for long enough.
     Blocked,
+    Ordered(Order),
     LinkLost,
     Stopping,
     LeftTooLong,
@@ -183,6 +188,7 @@ pub(crate) async fn run(
     input: BytesMut,
     mut startup: Startup,
     endpoint: Endpoint,
+    registered: Registered,
 ) {
     let name = Setting::ReadConsistency.name();
     if let Some(level) = shared.config.levels.of(endpoint)
@@ -191,7 +197,7 @@ pub(crate) async fn run(
         startup.parameters.push((name.to_owned(), level.to_owned()));
     }
     if shared.config.pooling.mode(endpoint, startup.user()) == PoolMode::Transaction {
-        return run_pooled(shared, client, input, startup, endpoint).await;
+        return run_pooled(shared, client, input, startup, endpoint, registered).await;
     }
     let home = match open_home(&shared, endpoint).await {
         Ok(home) => home,
@@ -219,7 +225,8 @@ pub(crate) async fn run(
     }
     session.client_input().extend_from_slice(&input);
     let (local, primary) = ((local, local_route, position), (primary, primary_route, epoch));
-    let running = Running::new(shared, catalog, session, client, endpoint, local, primary);
+    let client = (client, endpoint, registered);
+    let running = Running::new(shared, catalog, session, client, local, primary);
     Box::pin(running.run()).await;
 }
 
@@ -230,6 +237,7 @@ async fn run_pooled(
     input: BytesMut,
     mut startup: Startup,
     endpoint: Endpoint,
+    registered: Registered,
 ) {
     let epoch = shared.gate.epoch();
     let (access, local_route, position) = pooled::home(&shared, endpoint);
@@ -250,7 +258,8 @@ async fn run_pooled(
     let mut session = Session::new(options);
     session.client_input().extend_from_slice(&input);
     let (local, primary) = ((None, local_route, position), (None, primary_route, epoch));
-    let mut running = Running::new(shared, catalog, session, client, endpoint, local, primary);
+    let client = (client, endpoint, registered);
+    let mut running = Running::new(shared, catalog, session, client, local, primary);
     running.pooled = Some(Pooled::default());
     Box::pin(running.run()).await;
 }
@@ -299,13 +308,13 @@ impl Running {
         shared: Arc<Shared>,
         catalog: Arc<DatabaseCatalog>,
         session: Session,
-        client: Stream,
-        endpoint: Endpoint,
+        (client, endpoint, registered): (Stream, Endpoint, Registered),
         (local, local_route, position): (Option<Stream>, Route, Arc<PositionWatch>),
         (primary, primary_route, epoch): (Option<Stream>, Route, Epoch),
     ) -> Self {
         let (cancel_sender, cancels) = CancelRegistry::channel();
         Self {
+            watch: Watch::new(registered, PRIMARY_TIMEOUT),
             catalog,
             pooled: None,
             position,
@@ -392,6 +401,9 @@ impl Running {
         {
             return Poll::Ready(Event::LeftTooLong);
         }
+        if let Poll::Ready(order) = self.watch.poll_order(cx) {
+            return Poll::Ready(Event::Ordered(order));
+        }
         if self.gate_changed.as_mut().poll(cx).is_ready() {
             self.gate_changed = gate_changed(&self.shared);
             return Poll::Ready(Event::GateChanged);
@@ -441,7 +453,8 @@ impl Running {
             Event::Waited(true) => {}
             Event::Waited(false) => self.session.give_up_waiting(),
             Event::Cancel(request) => self.cancel(request),
-            Event::Cancelled => self.session.set_on_hold(false),
+            Event::Cancelled => self.session.set_on_hold(self.watch.is_on_hold()),
+            Event::Ordered(order) => self.obey(order),
             Event::LinkLost => {
                 if self.primary.take().is_some() {
                     self.session.server_closed(Leg::Primary, &server_lost(&self.primary_route));
@@ -454,6 +467,7 @@ impl Running {
 
     /// Does what the session wants done.
     fn attend(&mut self) {
+        self.attend_orders();
         self.advance();
         self.suit_access();
         self.open_what_is_wanted();
@@ -573,7 +587,7 @@ impl Running {
     }
 
     fn cancel(&mut self, request: CancelRequest) {
-        if self.session.cancel_waiting() {
+        if self.session.cancel_waiting() || self.cancel_held() {
             return;
         }
         // Nothing to cancel: as with PostgreSQL, the request has no effect.
@@ -627,11 +641,13 @@ impl Running {
             || (self.session.is_leaving() && self.leaving.is_none())
             || (self.registration.is_none() && self.session.client_key().is_some())
             || (self.cancel_wanted.is_some() && !matches!(self.session.busy(), Some((_, None))))
+            || self.watch.wants_attention(&self.session)
     }
 
     /// Whether anything happened that the session should look at.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
+        self.watch.look(&mut self.session);
         let output = self.session.client_output();
         let before = output.len();
         // Empty or not: what TLS has taken may still be on its way out.
@@ -641,14 +657,19 @@ impl Running {
             output.clear();
             self.leave();
         }
-        moved |= self.session.client_output().len() != before;
+        let left = self.session.client_output().len();
+        moved |= left != before;
+        self.watch.sent(before - left);
         if !self.client_gone && self.session.takes_client_input() {
             match poll_fill(&mut self.client, self.session.client_input(), cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.leave();
                     moved = true;
                 }
-                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Ready(Ok(bytes)) => {
+                    self.watch.received(bytes);
+                    moved = true;
+                }
                 Poll::Pending => {}
             }
         }

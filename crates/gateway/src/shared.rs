@@ -9,11 +9,12 @@ use crate::admin::AdminConnection;
 use crate::cancel::CancelRegistry;
 use crate::catalogs::Catalogs;
 use crate::config::GatewayConfig;
+use crate::console::Clients;
 use crate::freshness::Freshness;
 use crate::gate::GateWatch;
 use crate::heartbeat::Control;
 use crate::links::Route;
-use crate::peers::Links;
+use crate::peers::{Links, Peers};
 use crate::pool::Pools;
 use crate::position::PositionWatch;
 use crate::tls::Tls;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) control: Arc<dyn Control>,
     pub(crate) tls: Tls,
     pub(crate) links: Links,
+    /// Their tasks hold what is shared: [`Peers::stop`] ends them.
+    pub(crate) peers: Peers,
     pub(crate) admin: AdminConnection,
     pub(crate) cancels: CancelRegistry,
     /// Of the region's own writer-capable server.
@@ -38,6 +41,10 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) clients: Semaphore,
     pub(crate) pools: Arc<Pools>,
+    /// Who the clients are, and what of theirs is paused.
+    pub(crate) console: Arc<Clients>,
+    /// Places of consoles.
+    pub(crate) consoles: Semaphore,
     pub(crate) forwarded: AtomicUsize,
     pub(crate) next_reader: AtomicUsize,
 }

@@ -66,6 +66,10 @@ pub struct ClusterOptions {
     pub authentication_timeout_s: u64,
     /// Which server connections sessions share.
     pub pool: Option<PoolConfig>,
+    /// Roles that may give every command on the console.
+    pub admin_users: Vec<String>,
+    /// Roles that may SHOW on the console.
+    pub stats_users: Vec<String>,
     /// Where the topology and the lease are kept; a file of the cluster when absent.
     pub store: Option<StoreConfig>,
     /// When other regions take over.
@@ -92,6 +96,8 @@ impl ClusterOptions {
             postgres_settings: Vec::new(),
             authentication_timeout_s: RegionConfig::AUTHENTICATION_TIMEOUT_S,
             pool: None,
+            admin_users: Vec::new(),
+            stats_users: Vec::new(),
             store: None,
             failover: None,
             ready_timeout: Duration::from_secs(120),

@@ -144,6 +144,8 @@ fn region_config(
         client_auth: manifest.auth,
         clients_max: RegionConfig::CLIENTS_MAX,
         authentication_timeout_s: options.authentication_timeout_s,
+        admin_users: options.admin_users.clone(),
+        stats_users: options.stats_users.clone(),
         pool: manifest.pool.clone(),
         peers,
     })

@@ -82,6 +82,12 @@ pub struct RegionConfig {
     #[schemars(range(min = 1, max = Self::AUTHENTICATION_TIMEOUT_S_MAX))]
     #[serde(default = "authentication_timeout_default")]
     pub authentication_timeout_s: u64,
+    /// Roles that may give every command on the console (the database `pangea`), beside superusers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub admin_users: Vec<String>,
+    /// Roles that may SHOW on the console.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stats_users: Vec<String>,
     /// Which server connections sessions share.
     #[serde(default)]
     pub pool: PoolConfig,

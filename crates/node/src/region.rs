@@ -166,6 +166,7 @@ async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeErro
     control_tasks.spawn(control.clone().drive(driven));
     let sources = Sources { gateway, control, poller, dns, config_file: options.config_file };
     let region = Arc::new(Region::new(config, &bin, sources, &server, &readers));
+    region.control.reloads(Arc::downgrade(&region));
     let hang_ups = reload_on_hang_up(region.clone()).map_err(NodeError::Process)?;
     let status = status_server::start(&region.config.run_dir().join(STATUS_SOCKET), Arc::clone(&region))?;
     let (stop_readers, reader_tasks) = care_for_readers(readers);
@@ -294,6 +295,8 @@ fn gateway_config(config: &RegionConfig) -> GatewayConfig {
     GatewayConfig {
         cluster_name: config.cluster.clone(),
         clients_max: config.clients_max,
+        admin_users: config.admin_users.clone(),
+        stats_users: config.stats_users.clone(),
         authentication_timeout: Duration::from_secs(config.authentication_timeout_s),
         region: config.region.clone(),
         primary: config.primary.clone(),

@@ -13,6 +13,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// A warning.
+    WARNING = b"01000";
     /// The client cannot establish the connection.
     SQLCLIENT_UNABLE_TO_CONNECT = b"08001";
     /// The connection failed.
@@ -23,6 +25,8 @@ codes! {
     PROTOCOL_VIOLATION = b"08P01";
     /// A feature that is not there.
     FEATURE_NOT_SUPPORTED = b"0A000";
+    /// A command that is none.
+    SYNTAX_ERROR = b"42601";
     /// What is asked for is not allowed to the one who asks.
     INSUFFICIENT_PRIVILEGE = b"42501";
     /// A value that a parameter cannot have.
@@ -35,6 +39,8 @@ codes! {
     INVALID_PASSWORD = b"28P01";
     /// No such prepared statement.
     INVALID_SQL_STATEMENT_NAME = b"26000";
+    /// No such database.
+    UNDEFINED_DATABASE = b"3D000";
     /// A serialization failure; on a standby also a conflict with recovery.
     SERIALIZATION_FAILURE = b"40001";
     /// An object is not in the state that the operation needs; on a standby, recovery is in progress.
@@ -49,6 +55,8 @@ codes! {
     CANNOT_CONNECT_NOW = b"57P03";
     /// A setting that there is not.
     UNDEFINED_OBJECT = b"42704";
+    /// The configuration cannot be used.
+    CONFIG_FILE_ERROR = b"F0000";
     /// Pangea's own: the local server has not caught up within `pangea.consistency_timeout`.
     CONSISTENCY_TIMEOUT = b"PGA01";
     /// Pangea's own: what the session's token stands for was lost in a failover, or is of another cluster.

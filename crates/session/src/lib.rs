@@ -30,6 +30,7 @@ mod dispatch;
 mod learn;
 mod leg;
 mod moving;
+mod observe;
 mod own;
 mod prepared;
 mod respond;
@@ -41,6 +42,7 @@ mod tests;
 mod unit;
 
 pub use leg::Leg;
+pub use observe::Activity;
 pub use own::{ALIASES, START_SQL};
 pub use session::{Access, Environment, Session, SessionOptions, SharedOptions, UNIT_LEN_MAX};
 pub use shared::{ServerState, Welcome};

@@ -17,6 +17,7 @@
 mod bad_input;
 mod chaos;
 mod consistency;
+mod console;
 mod drivers;
 mod failures;
 mod moving;

@@ -18,7 +18,7 @@ use crate::stream::Stream;
 use super::PRIMARY_PAUSE;
 
 /// Longest wait of a statement, or of a new client, for a primary that is away or being moved.
-pub(super) const PRIMARY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const PRIMARY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a session begins.
 pub(super) struct Home {

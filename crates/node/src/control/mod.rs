@@ -12,7 +12,7 @@ pub use requests::{ControlStatus, FailoverRequest, SwitchoverAnswer};
 pub use watchdog::watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pangea_agent::{Followed, Orders, Reader, ServerPosition, State, StatusPoller};
@@ -26,6 +26,7 @@ use pangea_store::{Key, Outcome, Snapshot, Store, StoreError, Version, Write};
 use tokio::sync::{Notify, watch};
 
 use crate::dns::Dns;
+use crate::region::Region;
 use clock::Clock;
 use durability::Exposure;
 use watchdog::Watchdog;
@@ -54,6 +55,8 @@ pub(crate) struct ControlPlane {
     store_problem: Mutex<Option<String>>,
     /// The process ends: what fails now fails because of that.
     ending: AtomicBool,
+    /// What reads the configuration again, once it is there.
+    region: OnceLock<Weak<Region>>,
     /// The region has data, and does not make the cluster: an empty store is not that of its cluster.
     expects_topology: bool,
 }
@@ -88,7 +91,14 @@ impl ControlPlane {
             told: Mutex::default(),
             store_problem: Mutex::default(),
             ending: AtomicBool::new(false),
+            region: OnceLock::new(),
         })
+    }
+
+    /// This region reads its configuration again when that is asked of the control plane.
+    pub(crate) fn reloads(&self, region: Weak<Region>) {
+        // There is one region in a process, and it says so once.
+        let _ = self.region.set(region);
     }
 
     fn controller(&self) -> MutexGuard<'_, Controller> {
@@ -191,6 +201,11 @@ impl Control for ControlPlane {
     fn lost(&self, region: &RegionId) {
         self.controller().lost(region);
         self.wake.notify_one();
+    }
+
+    fn reload(&self) -> Result<Vec<String>, String> {
+        let region = self.region.get().and_then(Weak::upgrade).ok_or("the region is starting or stopping")?;
+        Ok(region.reload()?.at_next_start)
     }
 
     fn news(&self) -> watch::Receiver<u64> {

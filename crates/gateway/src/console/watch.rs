@@ -1,0 +1,284 @@
+//! A session's side of the console: it notes what it does, and obeys.
+//!
+//! Noting is cheap, for it is done with every message: a look at the session's state, and stores to counters that
+//! nobody else writes when that has changed.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use pangea_pgwire::{ErrorFields, SqlState};
+use pangea_session::{Activity, Leg, Session};
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::clients::{Client, Linked, Registered};
+use super::stats::Counter;
+use crate::buffer::FrameTracker;
+
+/// What a session is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Something may be paused, resumed or to be connected anew.
+    Look,
+    Kill,
+    /// Its client has waited long enough for the end of a pause.
+    GiveUp,
+}
+
+/// Watches one session.
+pub(crate) struct Watch {
+    registered: Registered,
+    patience_longest: Duration,
+    /// Follows what the client is told.
+    tracker: FrameTracker,
+    /// Bytes of the session's output that were followed and are not written.
+    followed: usize,
+    /// The client has its first ReadyForQuery.
+    begun: bool,
+    /// When what the client waits for was asked.
+    query_began: Option<Instant>,
+    transaction_began: Option<Instant>,
+    wait_began: Option<Instant>,
+    activity: Activity,
+    servers: [(Linked, Option<u32>); 2],
+    paused: bool,
+    /// The session may begin nothing.
+    on_hold: bool,
+    /// It is at rest as well, and has said so.
+    held: bool,
+    reconnects: u64,
+    /// Ends the wait for the end of a pause.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watch {
+    /// `longest` is how long clients wait for the end of a pause.
+    pub(crate) fn new(registered: Registered, longest: Duration) -> Self {
+        let now = Instant::now();
+        registered.client.set_activity(Activity::Waiting, Some(now));
+        let paused = registered.is_paused();
+        let reconnects = registered.client.reconnects();
+        Self {
+            registered,
+            patience_longest: longest,
+            tracker: FrameTracker::default(),
+            followed: 0,
+            begun: false,
+            query_began: None,
+            transaction_began: None,
+            wait_began: Some(now),
+            activity: Activity::Waiting,
+            servers: [(Linked::No, None); 2],
+            paused,
+            on_hold: false,
+            held: false,
+            reconnects,
+            patience: None,
+        }
+    }
+
+    fn client(&self) -> &Arc<Client> {
+        &self.registered.client
+    }
+
+    /// Notes what the session has done. Called before its output is written.
+    pub(crate) fn look(&mut self, session: &mut Session) {
+        self.follow(session);
+        let activity = session.activity();
+        if activity != self.activity {
+            self.turn(activity);
+        }
+        for leg in [Leg::Local, Leg::Primary] {
+            let (open, wanted) = match leg {
+                Leg::Local => (session.local_is_open(), session.wants_local()),
+                Leg::Primary => (session.primary_is_open(), session.wants_primary()),
+            };
+            let linked = match (open, wanted) {
+                (true, _) => Linked::Open,
+                (false, true) => Linked::Opening,
+                (false, false) => Linked::No,
+            };
+            let now = (linked, session.server_process(leg));
+            if std::mem::replace(&mut self.servers[leg as usize], now) != now {
+                self.client().set_server(leg, now.0, now.1);
+            }
+        }
+    }
+
+    /// Counts the answers in the session's new output.
+    fn follow(&mut self, session: &mut Session) {
+        let output = session.client_output();
+        let Some(fresh) = output.get(self.followed..).filter(|fresh| !fresh.is_empty()) else { return };
+        let (mut answers, mut transactions, mut open, mut begun) = (0, 0, false, self.begun);
+        // What is no stream of frames is not for this to find.
+        let _ = self.tracker.feed(fresh, |tag, body| {
+            if tag == b'Z' && std::mem::replace(&mut begun, true) {
+                answers += 1;
+                open = body != b"I";
+                transactions += u64::from(!open);
+            }
+        });
+        self.followed = output.len();
+        self.begun = begun;
+        if answers > 0 {
+            self.answered(answers, transactions, open, session);
+        }
+    }
+
+    fn answered(&mut self, answers: u64, transactions: u64, open: bool, session: &Session) {
+        let now = Instant::now();
+        let counters = &self.registered.client.counters;
+        counters.add(Counter::Queries, answers);
+        if let Some(began) = self.query_began {
+            counters.add_time(Counter::QueryTime, now - began);
+        }
+        if transactions > 0 {
+            counters.add(Counter::Transactions, transactions);
+            if let Some(began) = self.transaction_began {
+                counters.add_time(Counter::TransactionTime, now - began);
+            }
+        }
+        // A pipeline goes on: what follows is timed from here.
+        let more = session.has_request() || session.busy().is_some();
+        self.query_began = more.then_some(now);
+        if transactions > 0 {
+            self.transaction_began = (open || more).then_some(now);
+        }
+    }
+
+    fn turn(&mut self, activity: Activity) {
+        if let Some(began) = self.wait_began.take() {
+            self.client().counters.add_time(Counter::WaitTime, began.elapsed());
+        }
+        // The clock is read for those only who wait: most never do.
+        self.wait_began = (activity == Activity::Waiting).then(Instant::now);
+        self.client().set_activity(activity, self.wait_began);
+        self.activity = activity;
+    }
+
+    /// So many bytes have come from the client.
+    pub(crate) fn received(&mut self, bytes: usize) {
+        self.client().counters.add(Counter::Received, bytes as u64);
+        if self.query_began.is_none() {
+            let now = Instant::now();
+            self.query_began = Some(now);
+            self.transaction_began.get_or_insert(now);
+            self.client().requested(now);
+        }
+    }
+
+    /// So many bytes of the session's output have been written.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.followed = self.followed.saturating_sub(bytes);
+            self.client().counters.add(Counter::Sent, bytes as u64);
+        }
+    }
+
+    /// What the session is told next.
+    pub(crate) fn poll_order(&mut self, cx: &mut Context<'_>) -> Poll<Order> {
+        if let Some(patience) = &mut self.patience
+            && patience.as_mut().poll(cx).is_ready()
+        {
+            self.patience = None;
+            return Poll::Ready(Order::GiveUp);
+        }
+        // The client holds a sender: there is no end of nudges.
+        if self.registered.nudges.poll_recv(cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(if self.client().is_killed() { Order::Kill } else { Order::Look })
+    }
+
+    /// Whether [`Self::attend`] has something to do.
+    pub(crate) fn wants_attention(&self, session: &Session) -> bool {
+        self.on_hold != (self.paused && session.comes_to_rest())
+            || (self.paused && !self.held && session.is_at_rest())
+            || (self.wants_reconnect() && session.is_quiet())
+            || (self.held && session.has_request()) != self.patience.is_some()
+    }
+
+    /// Whether connections to servers are to be replaced.
+    fn wants_reconnect(&self) -> bool {
+        self.reconnects != self.client().reconnects()
+    }
+
+    /// Looks at what is paused.
+    pub(crate) fn take_notice(&mut self) {
+        self.paused = self.registered.is_paused();
+        self.held &= self.paused;
+    }
+
+    /// Keeps a session from beginning anything while its database is paused, and says whether its connections to servers are
+    /// to be replaced. `cancelling` is whether it is on hold for another reason.
+    pub(crate) fn attend(&mut self, session: &mut Session, cancelling: bool) -> bool {
+        // What is open goes on; between transactions nothing begins, however much the client has sent ahead.
+        let on_hold = self.paused && session.comes_to_rest();
+        if std::mem::replace(&mut self.on_hold, on_hold) != on_hold {
+            session.set_on_hold(on_hold || cancelling);
+        }
+        if self.paused && !self.held && session.is_at_rest() {
+            // So that everything is counted when PAUSE answers.
+            self.look(session);
+            self.held = true;
+            self.registered.hold();
+        }
+        let reconnect = self.wants_reconnect() && session.is_quiet();
+        if reconnect {
+            self.reconnects = self.client().reconnects();
+        }
+        if !(self.held && session.has_request()) {
+            self.patience = None;
+        } else if self.patience.is_none() {
+            self.patience = Some(Box::pin(sleep(self.patience_longest)));
+        }
+        // State of which there is only one goes with its server: it stays.
+        reconnect && !session.keeps_servers()
+    }
+
+    pub(crate) fn database(&self) -> String {
+        self.client().identity.database.clone()
+    }
+
+    /// Whether the session may begin nothing.
+    pub(crate) fn is_on_hold(&self) -> bool {
+        self.on_hold
+    }
+}
+
+/// The error of a statement or client that has waited for the end of a pause in vain.
+pub(crate) fn paused(database: &str, longest: Duration) -> ErrorFields {
+    let text = format!("database \"{database}\" is paused");
+    ErrorFields::error(SqlState::CANNOT_CONNECT_NOW, text)
+        .with_detail(format!("It was waited for {} s. Nothing was executed.", longest.as_secs()))
+        .with_hint("Try again, or have an administrator RESUME it on the console (psql pangea).")
+}
+
+/// The error of a session that was killed.
+pub(crate) fn killed() -> ErrorFields {
+    ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+        .with_detail("An administrator has ended this session on the console of the gateway.")
+        .with_hint("Connect again.")
+}
+
+/// Keeps a new client out while its database is paused.
+pub(crate) async fn admitted(registered: &mut Registered, longest: Duration) -> Result<(), ErrorFields> {
+    let database = registered.client.identity.database.clone();
+    let resumed = async {
+        while registered.is_paused() {
+            registered.client.set_activity(Activity::Waiting, None);
+            registered.hold();
+            registered.nudges.recv().await;
+            if registered.client.is_killed() {
+                return Err(killed());
+            }
+        }
+        Ok(())
+    };
+    match timeout(longest, resumed).await {
+        Ok(admitted) => admitted,
+        Err(_) => Err(ErrorFields { severity: "FATAL", ..paused(&database, longest) }),
+    }
+}

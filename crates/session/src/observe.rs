@@ -1,0 +1,96 @@
+//! What the caller may know of a session: whether anything is under way, and that it can be kept at rest.
+//!
+//! A session at rest is between transactions. There [`Session::set_on_hold`] keeps it, as long as the caller wants.
+
+use pangea_pgwire::ErrorFields;
+
+use crate::leg::Leg;
+use crate::session::{Environment, Session, Transaction};
+
+/// What a session is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing.
+    Idle,
+    /// Something is under way, or a transaction is open.
+    Active,
+    /// The client waits, and no server works for it.
+    Waiting,
+}
+
+impl Session {
+    /// What the session is doing.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let held = self.on_hold && self.has_request();
+        let waits = self.in_flight.is_empty() && (held || !self.pending.is_empty());
+        if !self.begun || waits || self.wants_primary() {
+            return Activity::Waiting;
+        }
+        let idle = self.in_flight.is_empty()
+            && matches!(self.transaction, Transaction::Idle)
+            && self.passing.is_none()
+            && self.held_ready.is_none();
+        if idle { Activity::Idle } else { Activity::Active }
+    }
+
+    /// Whether nothing of the client's is under way and no transaction is open. What it has asked for may be waiting.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.begun
+            && self.in_flight.is_empty()
+            && matches!(self.transaction, Transaction::Idle)
+            && self.passing.is_none()
+            && self.held_ready.is_none()
+    }
+
+    /// Whether the session is at rest and has asked its servers nothing for itself either.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.is_at_rest() && self.local.expect.is_empty() && self.primary.expect.is_empty()
+    }
+
+    /// Whether the session comes to rest without more from its client.
+    #[must_use]
+    pub fn comes_to_rest(&self) -> bool {
+        let needs_no_more =
+            self.in_flight.iter().all(|unit| unit.ended && unit.copies_in == 0 && !unit.streams);
+        needs_no_more && matches!(self.transaction, Transaction::Idle) && self.passing.is_none()
+    }
+
+    /// Whether the client has asked for something, or has begun to, that was sent nowhere.
+    #[must_use]
+    pub fn has_request(&self) -> bool {
+        !self.pending.is_empty() || self.current.is_some() || !self.client_in.is_empty()
+    }
+
+    /// Whether the session has state on its servers that cannot be made on others.
+    #[must_use]
+    pub fn keeps_servers(&self) -> bool {
+        self.pinned || self.listening
+    }
+
+    /// The process that serves the session on this server, once the server has told it.
+    #[must_use]
+    pub fn server_process(&self, leg: Leg) -> Option<u32> {
+        self.link(leg).server.key.as_ref().map(|key| key.process)
+    }
+
+    /// Answers what a session on hold and at rest has been asked for with an error: nothing of it has run, and nothing
+    /// will. Whether there was anything.
+    pub fn refuse_held(&mut self, environment: &mut impl Environment, error: &ErrorFields) -> bool {
+        let mut refused = false;
+        while self.on_hold && self.is_at_rest() {
+            // Taking a unit apart sends nothing.
+            self.on_hold = false;
+            self.collect(environment);
+            self.on_hold = true;
+            if self.pending.is_empty() {
+                break;
+            }
+            self.refuse_pending(error);
+            refused = true;
+        }
+        refused
+    }
+}
