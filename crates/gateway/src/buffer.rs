@@ -1,5 +1,6 @@
 //! Moving bytes between sockets and buffers, and knowing where frames of a server begin.
 
+use std::cell::RefCell;
 use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};
@@ -8,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use pangea_pgwire::fields;
 use pangea_pgwire::frame::{HEADER_LEN, backend_header};
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
 
 use crate::stream::Stream;
 
@@ -16,14 +17,31 @@ use crate::stream::Stream;
 /// (back-pressure).
 pub(crate) const READ_LEN: usize = 16 * 1024;
 
+/// A buffer with more room than this is given up when it is empty: idle clients are many.
+const KEPT_LEN_MAX: usize = 1024;
+
+thread_local! {
+    /// Where reads go that may bring nothing: a stream that is idle needs no room of its own.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_LEN].into_boxed_slice());
+}
+
 /// Reads once, appending to `buffer`. `Ok(0)` is the end of the stream.
 pub(crate) fn poll_fill(
     stream: &mut Stream,
     buffer: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    buffer.reserve(READ_LEN);
-    pin!(stream.read_buf(buffer)).poll(cx)
+    // What comes in bulk is not copied.
+    if buffer.len() >= KEPT_LEN_MAX {
+        buffer.reserve(READ_LEN);
+        return pin!(stream.read_buf(buffer)).poll(cx);
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut read = ReadBuf::new(scratch);
+        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+        buffer.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
 }
 
 /// Writes until `buffer` is empty, then flushes.
@@ -38,6 +56,9 @@ pub(crate) fn poll_drain(
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         buffer.advance(written);
+    }
+    if buffer.capacity() > KEPT_LEN_MAX {
+        *buffer = BytesMut::new();
     }
     Pin::new(stream).poll_flush(cx)
 }

@@ -31,9 +31,9 @@ mod tls_check;
 mod uplink;
 
 pub use config::{Auth, EndpointLevels, GatewayConfig, Peer, PoolMode, Pooling, TlsFiles};
-pub use pool::PoolLimits;
 pub use heartbeat::Control;
 pub use peers::PeerChanges;
+pub use pool::PoolLimits;
 pub use status::{GatewayStatus, PeerStatus};
 pub use tls_check::{TlsFault, TlsFile, TlsProblem, check_name, check_tls};
 

@@ -208,7 +208,8 @@ impl Pools {
 
     /// The same for a database; for all of them when none is named.
     pub(crate) fn renew_database(&self, database: Option<&str>) {
-        for pool in self.lock().values().filter(|pool| database.is_none_or(|name| pool.key.database == name)) {
+        for pool in self.lock().values().filter(|pool| database.is_none_or(|name| pool.key.database == name))
+        {
             pool.renew();
         }
     }
@@ -298,7 +299,13 @@ impl Pool {
 
     fn place(self: &Arc<Self>, inner: &mut Inner, profile: Arc<Profile>) -> Lease {
         inner.open += 1;
-        Lease { pool: self.clone(), profile, generation: inner.generation, born: Instant::now(), counts: true }
+        Lease {
+            pool: self.clone(),
+            profile,
+            generation: inner.generation,
+            born: Instant::now(),
+            counts: true,
+        }
     }
 
     /// Takes back a connection that is as its state says.
@@ -332,6 +339,11 @@ impl Pool {
 }
 
 impl PoolClient {
+    /// Replaces the connections of the pool.
+    pub(crate) fn renew(&self) {
+        self.pool.renew();
+    }
+
     /// What new sessions are told; a server is asked when none has been.
     pub(crate) async fn welcome(&self) -> Result<Arc<Welcome>, ErrorFields> {
         if let Some(welcome) = self.profile.welcome().clone() {

@@ -162,10 +162,7 @@ impl Cluster {
             cluster: CLUSTER_DEFAULT.to_owned(),
             primary: primary(&names, existing.as_ref())?,
             readers: readers(&options, existing.as_ref())?,
-            port_base: options
-                .port_base
-                .or_else(|| Some(existing.as_ref()?.port_base))
-                .unwrap_or(PORT_BASE_DEFAULT),
+            port_base: port_base(&options, existing.as_ref()),
             auth: options.auth.or_else(|| Some(existing.as_ref()?.auth)).unwrap_or_default(),
             pool: options.pool.clone().or_else(|| Some(existing.as_ref()?.pool.clone())).unwrap_or_default(),
             wan: wan_choice,
@@ -461,6 +458,10 @@ pub(crate) fn check_names(names: &[RegionId]) -> Result<(), ClusterError> {
 fn primary(names: &[RegionId], existing: Option<&Manifest>) -> Result<RegionId, ClusterError> {
     let first = existing.map(|manifest| &manifest.primary).or(names.first());
     first.cloned().ok_or_else(|| ClusterError::Options("--regions names no region".to_owned()))
+}
+
+fn port_base(options: &ClusterOptions, existing: Option<&Manifest>) -> u16 {
+    options.port_base.or(existing.map(|existing| existing.port_base)).unwrap_or(PORT_BASE_DEFAULT)
 }
 
 fn readers(options: &ClusterOptions, existing: Option<&Manifest>) -> Result<u8, ClusterError> {

@@ -136,7 +136,10 @@ impl Session {
                     Target::Statement(name) => {
                         let closed = self.statements.remove_entry(name);
                         // Where SQL has named it, it is there under the client's own name.
-                        if closed.as_ref().is_some_and(|(_, known)| known.shared.is_some() && known.on == [0; 2]) {
+                        if closed
+                            .as_ref()
+                            .is_some_and(|(_, known)| known.shared.is_some() && known.on == [0; 2])
+                        {
                             frame = shared::close_of_nothing();
                         }
                         self.collecting().closes.push(closed);
@@ -270,8 +273,8 @@ impl Session {
         let parse = Parse::read(&kept[HEADER_LEN..])?;
         let name = kept.slice_ref(parse.statement);
         let prepares_write = batch.needs_primary();
-        let shared = (self.shares_servers() && !name.is_empty())
-            .then(|| shared::name_of(parse.text, parse.types));
+        let shared =
+            (self.shares_servers() && !name.is_empty()).then(|| shared::name_of(parse.text, parse.types));
         let statement = Prepared {
             text: kept.slice_ref(parse.text),
             types: kept.slice_ref(parse.types),

@@ -212,7 +212,8 @@ impl Session {
         // Whether a transaction has failed decides how a statement is prepared that is there, and whether it is there is
         // not known while it is being prepared.
         let in_block = ends || !matches!(self.transaction, Transaction::Idle);
-        let making = || self.in_flight.iter().flat_map(|other| &other.parses).any(|parsed| !parsed.name.is_empty());
+        let making =
+            || self.in_flight.iter().flat_map(|other| &other.parses).any(|parsed| !parsed.name.is_empty());
         let names = |unit: &Unit| !(unit.parses.is_empty() && unit.uses.is_empty());
         if self.shares_servers() && (in_block && !unit.parses.is_empty() || names(unit) && making()) {
             return false;

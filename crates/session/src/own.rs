@@ -42,7 +42,10 @@ pub const ALIASES: [&str; 2] = ["apg_write_forward.consistency_mode", "aurora_re
 
 /// What a server has answered to [`PRIMARY_SQL`]: whether commits may be acknowledged before they are flushed, and its
 /// timeline.
-pub(crate) fn primary_facts(synchronous: Option<&Bytes>, timeline: Option<&Bytes>) -> (bool, Option<Timeline>) {
+pub(crate) fn primary_facts(
+    synchronous: Option<&Bytes>,
+    timeline: Option<&Bytes>,
+) -> (bool, Option<Timeline>) {
     let timeline = timeline.and_then(|text| std::str::from_utf8(text).ok());
     let timeline = timeline.and_then(|text| u32::from_str_radix(text, 16).ok()).map(Timeline);
     (synchronous.is_some_and(|value| value.as_ref() == b"off"), timeline)

@@ -413,6 +413,7 @@ impl Session {
         if fatal {
             self.phase = Phase::Over;
         }
+        self.has_stale_plan |= self.shares_servers() && shared::is_stale_plan(frame);
         // Something else has thrown the statement away that the server was thought to have.
         if self.shares_servers() && shared::is_missing(frame) && shared::names_shared(frame) {
             self.hold(leg, Hold::Forever);

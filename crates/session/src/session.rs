@@ -14,8 +14,8 @@ use pangea_sql::Batch;
 use crate::leg::{Expect, Leg, Link, LinkState};
 use crate::own::{self, Refusals};
 use crate::prepared::{Portals, Statements};
-use crate::shared::Welcome;
 use crate::settings::{SetUp, Settings};
+use crate::shared::Welcome;
 use crate::unit::{Begin, Unit};
 
 /// Largest frame, and largest unit, that is collected. What is larger is streamed to the primary.
@@ -151,6 +151,8 @@ pub struct Session {
     pub(crate) client_key: Option<CancelKey>,
     /// What the client has called itself, where the server was not told when it was started.
     pub(crate) application_name: Option<String>,
+    /// A shared server has a plan whose result is not what it was made for.
+    pub(crate) has_stale_plan: bool,
     /// No server of this region can be had for the time being: the primary serves.
     pub(crate) local_away: bool,
     pub(crate) access: Access,
@@ -287,6 +289,7 @@ impl Session {
             links_made: 2,
             client_key,
             application_name,
+            has_stale_plan: false,
             local_away: false,
             client_in: BytesMut::new(),
             client_out: BytesMut::new(),

@@ -170,6 +170,14 @@ pub(crate) fn renamed_describe(name: &[u8]) -> Bytes {
     out.freeze()
 }
 
+/// Whether an error says that the columns of a prepared statement are others by now (`plancache.c`): preparing the same
+/// again must not find the same statement.
+pub(crate) fn is_stale_plan(error: &[u8]) -> bool {
+    let body = &error[HEADER_LEN..];
+    fields::code(body) == Some(SqlState::FEATURE_NOT_SUPPORTED)
+        && fields::field(body, b'M') == Some(b"cached plan must not change result type")
+}
+
 /// Whether an error speaks of a statement of a shared server.
 pub(crate) fn names_shared(error: &[u8]) -> bool {
     error.windows(PREFIX.len()).any(|window| window == PREFIX.as_bytes())
@@ -348,6 +356,12 @@ impl Session {
         self.refuse_pending(error);
     }
 
+    /// Whether shared servers have plans that are no good any more, since this was asked last: the connections of the
+    /// session's pools are to be replaced.
+    pub fn take_stale_plan(&mut self) -> bool {
+        std::mem::take(&mut self.has_stale_plan)
+    }
+
     /// Gives a connection away that the session does not need any more, if there is one.
     pub fn release(&mut self, leg: Leg) -> Option<ServerState> {
         if !self.is_releasable(leg) {
@@ -406,8 +420,7 @@ impl Session {
         match frame.first() {
             Some(b'P') => {
                 let name = message::cstr(body).map(|(name, _)| name).unwrap_or_default();
-                let parsed =
-                    unit.parses.iter_mut().filter(|parsed| !parsed.injected).nth(unit.parses_sent);
+                let parsed = unit.parses.iter_mut().filter(|parsed| !parsed.injected).nth(unit.parses_sent);
                 unit.parses_sent += 1;
                 if !name.starts_with(PREFIX.as_bytes()) {
                     // The unnamed one, or under the client's own name.

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import io
+import os
 import threading
 import time
 import uuid
@@ -14,6 +15,8 @@ import psycopg2.extras
 import pytest
 
 psycopg2.extras.register_uuid()
+
+TRANSACTION_POOLING = "--pool-mode transaction" in os.environ.get("PANGEA_UP_OPTIONS", "")
 
 
 @pytest.fixture
@@ -649,10 +652,18 @@ def test_row_locks_exclude_other_sessions(connect, table):
 
 def test_sequences(cursor, table):
     cursor.execute(f"CREATE TABLE {table} (id bigserial)")
+    if TRANSACTION_POOLING:
+        # What a sequence has given last is known to the server connection, which is another for each transaction.
+        cursor.execute("BEGIN")
     cursor.execute(f"SELECT nextval(pg_get_serial_sequence('{table}', 'id'))")
     assert cursor.fetchone() == (1,)
-    cursor.execute("SELECT lastval(), currval(pg_get_serial_sequence(%s, 'id'))", (table,))
+    cursor.execute("SELECT currval(pg_get_serial_sequence(%s, 'id')), lastval()", (table,))
     assert cursor.fetchone() == (1, 1)
+    if TRANSACTION_POOLING:
+        cursor.execute("COMMIT")
+        with pytest.raises(psycopg2.Error) as refused:
+            cursor.execute("SELECT lastval()")
+        assert refused.value.pgcode == "55000"
 
 
 def test_functions_that_write(cursor, table):

@@ -85,9 +85,9 @@ pub(crate) fn pools(shared: &Shared) -> Vec<PoolRow> {
         let identity = &client.identity;
         let key = (identity.database.clone(), identity.user.clone(), identity.endpoint.name());
         let mode = shared.config.pooling.mode(identity.endpoint, &identity.user);
-        let pool = pools.entry(key).or_insert_with(|| {
-            empty(&identity.database, &identity.user, identity.endpoint.name(), mode)
-        });
+        let pool = pools
+            .entry(key)
+            .or_insert_with(|| empty(&identity.database, &identity.user, identity.endpoint.name(), mode));
         let clients = match client.activity() {
             Activity::Active => &mut pool.clients_active,
             Activity::Idle => &mut pool.clients_idle,

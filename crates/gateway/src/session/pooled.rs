@@ -143,6 +143,11 @@ impl Running {
         if self.pooled.is_none() {
             return false;
         }
+        if self.session.take_stale_plan()
+            && let Some(pooled) = &self.pooled
+        {
+            pooled.local.iter().chain(&pooled.primary).for_each(PoolClient::renew);
+        }
         self.release(Leg::Local);
         self.release(Leg::Primary);
         let mut attached = false;
@@ -308,7 +313,8 @@ pub(super) fn startups(
     primary: &Route,
     client: &Startup,
 ) -> (Startup, Startup) {
-    let (mut local, mut primary) = (local.startup(client, Kind::Session), primary.startup(client, Kind::Session));
+    let (mut local, mut primary) =
+        (local.startup(client, Kind::Session), primary.startup(client, Kind::Session));
     if access == Access::Local {
         super::read_only(&mut local);
         super::read_only(&mut primary);

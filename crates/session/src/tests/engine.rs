@@ -418,7 +418,8 @@ impl Engine {
 
     /// Whether there is anything that settings named in the question do not account for.
     fn has_left_something(&self, question: &str) -> bool {
-        let named = |name: &String| !question.contains("pg_settings") || question.contains(&format!("'{name}'"));
+        let named =
+            |name: &String| !question.contains("pg_settings") || question.contains(&format!("'{name}'"));
         self.listening
             || self.prepared.keys().any(|name| !name.is_empty() && !name.starts_with("pangea_"))
             || !self.lasting.keys().all(named)

@@ -252,8 +252,9 @@ impl Rig {
                     let (name, value) = message::parameter_status(body).unwrap();
                     parameters.push((frame.slice_ref(name), frame.slice_ref(value)));
                 }
-                b'D' => start
-                    .push(message::first_column(body).map(|value| frame.slice_ref(value)).unwrap_or_default()),
+                b'D' => start.push(
+                    message::first_column(body).map(|value| frame.slice_ref(value)).unwrap_or_default(),
+                ),
                 _ => {}
             }
         }
@@ -288,7 +289,8 @@ impl Rig {
     /// Another session uses the server and leaves on it what sessions leave.
     fn intrude(&mut self, leg: Leg, state: ServerState) -> ServerState {
         let access = if leg == Leg::Local { Access::Local } else { Access::Primary };
-        let (process, welcome) = (self.rng.below(1000) as u32 + 1000, Arc::new(self.begun_server(leg, 0).2));
+        let process = 1000 + u32::try_from(self.rng.below(1000)).unwrap();
+        let welcome = Arc::new(self.begun_server(leg, 0).2);
         let client_key = CancelKey { process, secret: vec![8; 4] };
         let shared = SharedOptions { welcome, client_key, application_name: None };
         let (local_startup, primary_startup) = (startup(), startup());

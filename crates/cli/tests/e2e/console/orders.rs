@@ -33,6 +33,8 @@ pub(super) async fn a_pause_waits_for_transactions_and_holds_new_ones(lab: &Lab)
         busy.run("INSERT INTO paused VALUES (1)").await;
         let pause = console.simple_query("PAUSE postgres");
         tokio::pin!(pause);
+        // The statement that is held goes on after the look at it.
+        #[expect(clippy::async_yields_async, reason = "what is held is waited for later")]
         let is_held = async {
             eventually("the database is paused", async || is_paused(&watch, "postgres").await.then_some(()))
                 .await;
