@@ -22,6 +22,7 @@ mod drivers;
 mod failures;
 mod moving;
 mod pgbench;
+mod pooling;
 mod regions;
 mod session;
 mod support;

@@ -1,10 +1,10 @@
 //! What a session does, from every region.
 
-mod protocol;
-mod regions;
+pub(crate) mod protocol;
+pub(crate) mod regions;
 mod settings;
-mod state;
-mod transactions;
+pub(crate) mod state;
+pub(crate) mod transactions;
 
 use crate::support::{Logs, run, scenarios};
 

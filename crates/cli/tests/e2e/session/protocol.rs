@@ -10,7 +10,7 @@ use tokio_postgres::AsyncMessage;
 
 use crate::support::{EU, Lab, Raw, US, code, frame, startup};
 
-pub(super) async fn prepared_statements(lab: &Lab) {
+pub(crate) async fn prepared_statements(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE item (id int PRIMARY KEY, name text)").await;
     let insert = eu.prepare("INSERT INTO item VALUES ($1, $2) RETURNING id").await.unwrap();
@@ -44,7 +44,7 @@ pub(super) async fn prepared_statements(lab: &Lab) {
     eu.run("DROP TABLE item").await;
 }
 
-pub(super) async fn copy_in_and_out(lab: &Lab) {
+pub(crate) async fn copy_in_and_out(lab: &Lab) {
     const ROWS: usize = 50_000;
     for region in [EU, US] {
         let session = lab.connect(region).await;
@@ -81,7 +81,7 @@ pub(super) async fn copy_in_and_out(lab: &Lab) {
     }
 }
 
-pub(super) async fn errors_keep_code_and_fields(lab: &Lab) {
+pub(crate) async fn errors_keep_code_and_fields(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE parent (id int PRIMARY KEY CHECK (id < 100)); INSERT INTO parent VALUES (1)").await;
     eu.run("CREATE TABLE child (parent int REFERENCES parent, must text NOT NULL)").await;
@@ -125,7 +125,7 @@ pub(super) async fn errors_keep_code_and_fields(lab: &Lab) {
     eu.run("DROP TABLE child; DROP TABLE parent").await;
 }
 
-pub(super) async fn notices_come_through(lab: &Lab) {
+pub(crate) async fn notices_come_through(lab: &Lab) {
     let mut eu = lab.connect(EU).await;
     for statement in
         ["DO $$ BEGIN RAISE NOTICE 'from a block'; END $$", "DROP TABLE IF EXISTS never_was", "ROLLBACK"]
@@ -143,7 +143,7 @@ pub(super) async fn notices_come_through(lab: &Lab) {
     }
 }
 
-pub(super) async fn pipelined_statements_keep_their_order(lab: &Lab) {
+pub(crate) async fn pipelined_statements_keep_their_order(lab: &Lab) {
     const COUNT: i64 = 200;
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE queue (id bigint PRIMARY KEY)").await;
@@ -171,7 +171,7 @@ pub(super) async fn pipelined_statements_keep_their_order(lab: &Lab) {
     eu.run("DROP TABLE queue").await;
 }
 
-pub(super) async fn an_error_skips_the_rest_of_its_pipeline_only(lab: &Lab) {
+pub(crate) async fn an_error_skips_the_rest_of_its_pipeline_only(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE unit (id int PRIMARY KEY)").await;
     let mut raw = Raw::dial(lab.entry(EU).cluster).await;
@@ -204,7 +204,7 @@ pub(super) async fn an_error_skips_the_rest_of_its_pipeline_only(lab: &Lab) {
     eu.run("DROP TABLE unit").await;
 }
 
-pub(super) async fn portals_with_a_row_limit(lab: &Lab) {
+pub(crate) async fn portals_with_a_row_limit(lab: &Lab) {
     let mut eu = lab.connect(EU).await;
     eu.run("CREATE TABLE many (n int); INSERT INTO many SELECT generate_series(1, 10)").await;
     for write_first in [true, false] {
@@ -248,7 +248,7 @@ async fn reported(raw: &mut Raw) -> BTreeMap<String, String> {
     }
 }
 
-pub(super) async fn parameters_are_reported(lab: &Lab) {
+pub(crate) async fn parameters_are_reported(lab: &Lab) {
     let mut at_start = Vec::new();
     for region in [US, EU] {
         let mut raw = Raw::dial(lab.entry(region).cluster).await;
@@ -281,7 +281,7 @@ pub(super) async fn parameters_are_reported(lab: &Lab) {
 }
 
 /// Several times: how the last bytes of a large write leave depends on the filling of the buffers on the way.
-pub(super) async fn large_values_pass(lab: &Lab) {
+pub(crate) async fn large_values_pass(lab: &Lab) {
     const ROUNDS: i32 = 8;
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE large (id int, value text)").await;

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use crate::support::{AP, Database, EU, Lab, US, eventually};
 
-pub(super) async fn a_table_made_in_one_region_is_used_in_the_others(lab: &Lab) {
+pub(crate) async fn a_table_made_in_one_region_is_used_in_the_others(lab: &Lab) {
     let ap = lab.connect(AP).await;
     ap.run("CREATE TABLE travel (id int PRIMARY KEY, place text NOT NULL)").await;
     let eu = lab.connect(EU).await;
@@ -26,7 +26,7 @@ const ROUNDS: i64 = 300;
 /// After it a server process hands in what it has counted with its next statement.
 const HANDED_IN: Duration = Duration::from_millis(1100);
 
-pub(super) async fn reads_see_own_writes_while_replay_is_slow(lab: &Lab) {
+pub(crate) async fn reads_see_own_writes_while_replay_is_slow(lab: &Lab) {
     // By another session: one that has just made a table reads on the primary for a while.
     lab.connect(US).await.run("CREATE TABLE written (id bigint PRIMARY KEY, half bigint)").await;
     let eu = lab.connect(EU).await;
@@ -77,7 +77,7 @@ pub(super) async fn reads_see_own_writes_while_replay_is_slow(lab: &Lab) {
 }
 
 /// Of another session's table, which has not arrived here: what only the primary knows is prepared there.
-pub(super) async fn a_table_that_has_not_arrived_can_be_used(lab: &Lab) {
+pub(crate) async fn a_table_that_has_not_arrived_can_be_used(lab: &Lab) {
     let server = lab.server(EU).connect().await;
     server.run("ALTER SYSTEM SET recovery_min_apply_delay = '2s'").await;
     server.run("SELECT pg_reload_conf()").await;
@@ -94,7 +94,7 @@ pub(super) async fn a_table_that_has_not_arrived_can_be_used(lab: &Lab) {
     extended.run("DROP TABLE fresh").await;
 }
 
-pub(super) async fn notifications_cross_regions(lab: &Lab) {
+pub(crate) async fn notifications_cross_regions(lab: &Lab) {
     let (mut eu, mut ap) = (lab.connect(EU).await, lab.connect(AP).await);
     eu.run("LISTEN news").await;
     ap.run("LISTEN news; LISTEN \"Other News\"").await;
@@ -118,7 +118,7 @@ pub(super) async fn notifications_cross_regions(lab: &Lab) {
     assert_eq!(eu.notification().await.1, "again");
 }
 
-pub(super) async fn two_phase_commit_spans_regions(lab: &Lab) {
+pub(crate) async fn two_phase_commit_spans_regions(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE parcel (id int)").await;
     eu.run("BEGIN; INSERT INTO parcel VALUES (1); PREPARE TRANSACTION 'parcel one'").await;
@@ -130,7 +130,7 @@ pub(super) async fn two_phase_commit_spans_regions(lab: &Lab) {
     ap.run("DROP TABLE parcel").await;
 }
 
-pub(super) async fn ddl_counts_at_once_for_the_session_that_did_it(lab: &Lab) {
+pub(crate) async fn ddl_counts_at_once_for_the_session_that_did_it(lab: &Lab) {
     let eu = lab.connect(EU).await;
     for round in 0..10 {
         eu.run(&format!("CREATE TABLE changing (a int); INSERT INTO changing VALUES ({round})")).await;
@@ -155,7 +155,7 @@ pub(super) async fn ddl_counts_at_once_for_the_session_that_did_it(lab: &Lab) {
     }
 }
 
-pub(super) async fn the_three_endpoints(lab: &Lab) {
+pub(crate) async fn the_three_endpoints(lab: &Lab) {
     let recovery = "SELECT pg_is_in_recovery()";
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE doors (id int)").await;

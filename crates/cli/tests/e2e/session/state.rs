@@ -2,7 +2,7 @@
 
 use crate::support::{AP, EU, Lab};
 
-pub(super) async fn temporary_tables(lab: &Lab) {
+pub(crate) async fn temporary_tables(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE shade (id int); INSERT INTO shade VALUES (1)").await;
     eu.expect("SELECT count(*) FROM shade", 1).await;
@@ -20,7 +20,7 @@ pub(super) async fn temporary_tables(lab: &Lab) {
     eu.run("DROP TABLE public.shade").await;
 }
 
-pub(super) async fn settings_count_on_both_servers(lab: &Lab) {
+pub(crate) async fn settings_count_on_both_servers(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE SCHEMA other; CREATE TABLE other.thing (at timestamptz)").await;
     eu.run("SET search_path = other, public; SET TimeZone = 'Asia/Tokyo'").await;
@@ -57,7 +57,7 @@ pub(super) async fn settings_count_on_both_servers(lab: &Lab) {
     eu.run("RESET ROLE; DROP TABLE other.thing; DROP SCHEMA other; DROP ROLE clerk").await;
 }
 
-pub(super) async fn sequences_and_advisory_locks(lab: &Lab) {
+pub(crate) async fn sequences_and_advisory_locks(lab: &Lab) {
     let (eu, ap) = (lab.connect(EU).await, lab.connect(AP).await);
     eu.run("CREATE SEQUENCE ticket; CREATE TABLE numbered (id serial PRIMARY KEY, note text)").await;
     eu.expect("SELECT nextval('ticket')", 1).await;
@@ -79,7 +79,7 @@ pub(super) async fn sequences_and_advisory_locks(lab: &Lab) {
     eu.run("SELECT pg_advisory_unlock_all(); DROP SEQUENCE ticket; DROP TABLE numbered").await;
 }
 
-pub(super) async fn prepared_statements_of_sql(lab: &Lab) {
+pub(crate) async fn prepared_statements_of_sql(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE shelf (id int, book text)").await;
     eu.run("PREPARE put (int, text) AS INSERT INTO shelf VALUES ($1, $2)").await;
@@ -102,7 +102,7 @@ pub(super) async fn prepared_statements_of_sql(lab: &Lab) {
     eu.run("DROP TABLE shelf").await;
 }
 
-pub(super) async fn cursors(lab: &Lab) {
+pub(crate) async fn cursors(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE row_of (n int); INSERT INTO row_of SELECT generate_series(1, 20)").await;
     eu.run("BEGIN; DECLARE c SCROLL CURSOR FOR SELECT n FROM row_of ORDER BY n").await;
@@ -121,7 +121,7 @@ pub(super) async fn cursors(lab: &Lab) {
     eu.run("CLOSE ALL; DROP TABLE row_of").await;
 }
 
-pub(super) async fn large_objects(lab: &Lab) {
+pub(crate) async fn large_objects(lab: &Lab) {
     let eu = lab.connect(EU).await;
     let oid = eu.text("SELECT lo_from_bytea(0, 'hello')").await;
     eu.expect(&format!("SELECT convert_from(lo_get({oid}), 'UTF8')"), "hello").await;
@@ -134,7 +134,7 @@ pub(super) async fn large_objects(lab: &Lab) {
     assert_eq!(eu.fails(&format!("SELECT lo_get({oid})")).await, "42704");
 }
 
-pub(super) async fn discard_all(lab: &Lab) {
+pub(crate) async fn discard_all(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("SET TimeZone = 'Asia/Tokyo'; PREPARE p AS SELECT 1; CREATE TEMP TABLE t (id int)").await;
     eu.expect("SELECT pg_try_advisory_lock(99)", "t").await;

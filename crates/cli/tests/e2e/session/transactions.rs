@@ -2,7 +2,7 @@
 
 use crate::support::{AP, EU, Lab, US, code};
 
-pub(super) async fn rollback_and_commit(lab: &Lab) {
+pub(crate) async fn rollback_and_commit(lab: &Lab) {
     for region in [EU, US] {
         let session = lab.connect(region).await;
         session.run("CREATE TABLE ledger (id int PRIMARY KEY, amount int)").await;
@@ -26,7 +26,7 @@ pub(super) async fn rollback_and_commit(lab: &Lab) {
     }
 }
 
-pub(super) async fn savepoints(lab: &Lab) {
+pub(crate) async fn savepoints(lab: &Lab) {
     let mut eu = lab.connect(EU).await;
     eu.run("CREATE TABLE step (id int PRIMARY KEY)").await;
     eu.run("BEGIN").await;
@@ -57,7 +57,7 @@ pub(super) async fn savepoints(lab: &Lab) {
     eu.run("DROP TABLE step").await;
 }
 
-pub(super) async fn a_failed_transaction_stays_failed(lab: &Lab) {
+pub(crate) async fn a_failed_transaction_stays_failed(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE fragile (id int)").await;
     for (first, expected) in [("SELECT 1 / 0", "22012"), ("INSERT INTO fragile VALUES (1 / 0)", "22012")] {
@@ -77,7 +77,7 @@ pub(super) async fn a_failed_transaction_stays_failed(lab: &Lab) {
     eu.run("DROP TABLE fragile").await;
 }
 
-pub(super) async fn serializable_conflicts_are_found(lab: &Lab) {
+pub(crate) async fn serializable_conflicts_are_found(lab: &Lab) {
     let (one, two) = (lab.connect(EU).await, lab.connect(AP).await);
     one.run("CREATE TABLE doctor (name text, on_call bool)").await;
     one.run("INSERT INTO doctor VALUES ('a', true), ('b', true)").await;
@@ -115,7 +115,7 @@ pub(super) async fn serializable_conflicts_are_found(lab: &Lab) {
     one.run("DELETE FROM doctor; COMMIT; DROP TABLE doctor").await;
 }
 
-pub(super) async fn read_only_transactions_refuse_writes(lab: &Lab) {
+pub(crate) async fn read_only_transactions_refuse_writes(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE closed (id int)").await;
     eu.run("BEGIN READ ONLY").await;
@@ -134,7 +134,7 @@ pub(super) async fn read_only_transactions_refuse_writes(lab: &Lab) {
     eu.run("DROP TABLE closed").await;
 }
 
-pub(super) async fn batches_of_statements_are_transactions(lab: &Lab) {
+pub(crate) async fn batches_of_statements_are_transactions(lab: &Lab) {
     let eu = lab.connect(EU).await;
     eu.run("CREATE TABLE batch (id int PRIMARY KEY)").await;
     assert_eq!(
@@ -161,7 +161,7 @@ pub(super) async fn batches_of_statements_are_transactions(lab: &Lab) {
     eu.run("DROP TABLE batch").await;
 }
 
-pub(super) async fn locks_are_held_between_sessions(lab: &Lab) {
+pub(crate) async fn locks_are_held_between_sessions(lab: &Lab) {
     let (one, two) = (lab.connect(EU).await, lab.connect(AP).await);
     one.run("CREATE TABLE seat (id int PRIMARY KEY, taken_by text); INSERT INTO seat VALUES (1)").await;
     one.run("BEGIN").await;
