@@ -48,6 +48,7 @@ use pangea_control::Gate;
 use pangea_pgwire::{ErrorFields, SqlState};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -72,6 +73,8 @@ pub struct Gateway {
     stop: watch::Sender<bool>,
     /// Listeners and pollers.
     services: Mutex<JoinSet<()>>,
+    /// The threads that all of it runs on.
+    threads: Handle,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -155,7 +158,7 @@ impl Gateway {
         }
         services.spawn(shared.console.clone().sample());
         shared.peers.set(&shared, &shared.config.peers).map_err(StartError::Tls)?;
-        Ok(Self { shared, stop, services: Mutex::new(services) })
+        Ok(Self { shared, stop, services: Mutex::new(services), threads: Handle::current() })
     }
 
     /// Says who is primary, and whether clients' writes are held.
@@ -172,6 +175,7 @@ impl Gateway {
     /// # Errors
     /// When a region's name cannot be that of a gateway; nothing is changed then.
     pub fn set_peers(&self, peers: &[Peer]) -> Result<PeerChanges, String> {
+        let _on_its_threads = self.threads.enter();
         self.shared.peers.set(&self.shared, peers)
     }
 

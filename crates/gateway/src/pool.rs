@@ -10,7 +10,7 @@
 mod connect;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pangea_base::{Epoch, RegionId};
@@ -22,6 +22,9 @@ use tokio::time::{Instant, timeout};
 
 use crate::links::{Route, is_quiet};
 use crate::stream::Stream;
+
+/// Most profiles that a pool remembers.
+const PROFILES_MAX: usize = 64;
 
 /// Limits of the pools.
 #[derive(Debug, Clone)]
@@ -67,7 +70,8 @@ struct Inner {
     /// Connections that there are, those in use and those being opened included.
     open: usize,
     queue: VecDeque<Waiting>,
-    profiles: Vec<Weak<Profile>>,
+    /// The one used last is the last.
+    profiles: Vec<Arc<Profile>>,
     /// Connections from before it are closed when they become idle.
     generation: u64,
 }
@@ -232,14 +236,19 @@ impl Pool {
 
     fn profile(&self, route: &Route, startup: &Startup) -> Arc<Profile> {
         let mut inner = self.lock();
-        inner.profiles.retain(|profile| profile.strong_count() > 0);
-        let mut found = inner.profiles.iter().filter_map(Weak::upgrade);
-        if let Some(profile) = found.find(|profile| profile.startup == *startup) {
-            return profile;
+        let known = inner.profiles.iter().position(|profile| profile.startup == *startup);
+        let profile = match known {
+            Some(at) => inner.profiles.remove(at),
+            None => {
+                let (route, startup) = (route.clone(), startup.clone());
+                Arc::new(Profile { route, startup, welcome: Mutex::default() })
+            }
+        };
+        // One that is forgotten is made again by the next session, which asks a server what this one knows.
+        if inner.profiles.len() >= PROFILES_MAX {
+            inner.profiles.remove(0);
         }
-        let (route, startup) = (route.clone(), startup.clone());
-        let profile = Arc::new(Profile { route, startup, welcome: Mutex::default() });
-        inner.profiles.push(Arc::downgrade(&profile));
+        inner.profiles.push(profile.clone());
         profile
     }
 

@@ -1,7 +1,9 @@
 //! One region process from start to stop.
 
 use std::fs::OpenOptions;
+use std::num::NonZero;
 use std::os::unix::fs::OpenOptionsExt;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,6 +18,7 @@ use pangea_gateway::{
     PoolMode as GatewayPoolMode, Pooling, StartError, TlsFiles,
 };
 use pangea_store::{Store, StoreError};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -130,17 +133,34 @@ pub fn run(config: RegionConfig, options: RunOptions) -> Result<(), NodeError> {
     let _lock = lock(&config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(NodeError::Process)?;
-    runtime.block_on(serve(config, options))
+    let data_plane = data_plane().map_err(NodeError::Process)?;
+    let outcome = runtime.block_on(serve(config, options, data_plane.handle()));
+    data_plane.shutdown_background();
+    outcome
 }
 
-async fn serve(config: RegionConfig, options: RunOptions) -> Result<(), NodeError> {
+/// The threads of the gateway: apart from those of the control plane, so that neither waits for the other. PostgreSQL,
+/// which runs beside it, needs most of the machine; threads that have more to do at a time wake one another less often,
+/// and that is most of what a transaction costs here (`bench/poolers`).
+fn data_plane() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cores / 2).max(1))
+        .thread_name("gateway")
+        .enable_all()
+        .build()
+}
+
+async fn serve(config: RegionConfig, options: RunOptions, data_plane: &Handle) -> Result<(), NodeError> {
     let stop = stop_signal(options.stop_with).map_err(NodeError::Process)?;
     let bin = PgBin::find(config.pg_bin.as_deref())?;
     let store = Store::open(&config.store).await?;
     let has_data = config.pgdata().join("PG_VERSION").exists();
     let control = ControlPlane::new(control_settings(&config), has_data);
-    let gateway = Gateway::start(gateway_config(&config), control.clone())
+    let gateway = data_plane
+        .spawn(Gateway::start(gateway_config(&config), control.clone()))
         .await
+        .map_err(|failure| NodeError::Process(failure.into()))?
         .map_err(|source| NodeError::Gateway { region: config.region.clone(), source })?;
     let gateway = Arc::new(gateway);
     let undecided = Orders { role: Desired::Undecided, ..Orders::standby() };

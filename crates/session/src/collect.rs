@@ -244,6 +244,7 @@ impl Session {
             token: self.token.newest(),
             timeline: environment.timeline(),
             commits_elsewhere: environment.commits_elsewhere(),
+            application_name: self.application_name.as_deref(),
         };
         let text = own::rewrite(std::str::from_utf8(text).ok()?, batch, seen, &mut self.refusals)?;
         let shows: Vec<bool> = batch.statements.iter().map(own::shows_token).collect();

@@ -35,8 +35,9 @@ impl Session {
         self.reads_committed = isolation.as_ref() == b"read committed";
         self.pinned |= self.access == Access::Split && !self.reads_committed;
         self.learn_settings(settings);
-        // What the primary is told when it is opened: there it is the session's default as well.
-        let names = pangea_consistency::SETTING_NAMES.iter().map(|(name, _)| *name);
+        // What the primary is told when it is opened beside the local server: there it is the session's default as well.
+        let is_second = self.access.home() != Leg::Primary;
+        let names = pangea_consistency::SETTING_NAMES.iter().map(|(name, _)| *name).filter(|_| is_second);
         for (name, value) in names.zip(settings).filter(|(name, _)| *name != TOKEN) {
             let value = String::from_utf8_lossy(value).into_owned();
             self.primary_startup.parameters.retain(|(known, _)| known != name);

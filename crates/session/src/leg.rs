@@ -139,7 +139,7 @@ impl Link {
     pub(crate) fn is_as_new(&mut self) {
         self.server.statements.clear();
         self.server.made = Made::default();
-        self.server.guarded = false;
+        (self.server.guarded, self.server.is_tainted) = (false, false);
         (self.hold, self.hold_check_due) = (Hold::No, false);
     }
 

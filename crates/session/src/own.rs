@@ -141,18 +141,20 @@ fn waits_elsewhere(name: &str, value: &str) -> bool {
 
 /// What a statement's rewriting has to know.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen {
+pub(crate) struct Seen<'a> {
     /// What the session has written.
     pub(crate) token: Option<Position>,
     /// The timeline that the local server replays.
     pub(crate) timeline: Option<Timeline>,
     /// Commits are to be on other regions before they are acknowledged.
     pub(crate) commits_elsewhere: bool,
+    /// What the client has called itself, where the server was not told so when it was started.
+    pub(crate) application_name: Option<&'a str>,
 }
 
 /// A text in which the statements about our settings are such that a server can run them; `None` when it is so
 /// already.
-pub(crate) fn rewrite(text: &str, batch: &Batch, seen: Seen, refusals: &mut Refusals) -> Option<String> {
+pub(crate) fn rewrite(text: &str, batch: &Batch, seen: Seen<'_>, refusals: &mut Refusals) -> Option<String> {
     let mut out: Option<String> = None;
     // From the end: the ranges of those before stay right.
     for statement in batch.statements.iter().rev() {
@@ -175,6 +177,12 @@ pub(crate) fn rewrite(text: &str, batch: &Batch, seen: Seen, refusals: &mut Refu
                 let scope = if *local { "LOCAL " } else { "" };
                 let value = if name == SYNCHRONOUS_COMMIT { "on" } else { "warning" };
                 Some(format!("SET {scope}{name} TO {value}"))
+            }
+            // On a shared server it would become that of nobody.
+            Effect::Set { name, local, value: None } if name == "application_name" => {
+                let scope = if *local { "LOCAL " } else { "" };
+                let own = seen.application_name.map(|own| own.replace('\'', "''"));
+                own.map(|own| format!("SET {scope}application_name TO '{own}'"))
             }
             Effect::Show { name } => rewrite_show(&name.to_ascii_lowercase(), seen),
             _ => None,
@@ -224,7 +232,7 @@ fn rewrite_set(
 }
 
 /// The token of a session is what it has written, and all that the server that it reads has replayed.
-fn rewrite_show(name: &str, seen: Seen) -> Option<String> {
+fn rewrite_show(name: &str, seen: Seen<'_>) -> Option<String> {
     if ALIASES.contains(&name) {
         let setting = Setting::ReadConsistency.name();
         return Some(format!(

@@ -37,10 +37,6 @@ const NONE: &[u8] = b"pangea_none";
 /// Makes a server's settings those of a new connection.
 const RESET_SQL: &str = "RESET SESSION AUTHORIZATION; RESET ALL";
 
-/// What SET SESSION CHARACTERISTICS sets.
-const CHARACTERISTICS: [&str; 3] =
-    ["default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable"];
-
 /// Takes from a server what may be told about it alone.
 const PRIVATE_SQL: &str = "DISCARD SEQUENCES; DEALLOCATE ALL";
 
@@ -52,6 +48,8 @@ pub struct ServerState {
     /// What is set on it.
     pub(crate) made: Made,
     pub(crate) statements: SharedStatements,
+    /// Something has run on it that may have set more than is known.
+    pub(crate) is_tainted: bool,
     /// [`own::GUARD_SQL`] was run on it since its settings may have changed.
     pub(crate) guarded: bool,
     /// Its timeline, when it was writable as the connection was opened.
@@ -211,35 +209,16 @@ pub(crate) fn close_of_nothing() -> Bytes {
     out.freeze()
 }
 
-/// Asked after statements that may have left something on the server, or removed it: whether anything is left that
-/// the session's own settings do not make. `settings` are their names; `None` where not all are known.
-fn hold_sql(settings: Option<&[&str]>) -> String {
-    let mut sql = format!(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' \
-         AND pid = pg_catalog.pg_backend_pid()) OR EXISTS (SELECT FROM pg_catalog.pg_class \
-         WHERE relnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_proc \
-         WHERE pronamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_type \
-         WHERE typnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_cursors) \
-         OR EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
-         OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
-         WHERE from_sql OR pg_catalog.left(name, {}) <> '{PREFIX}')",
-        PREFIX.len()
-    );
-    if let Some(settings) = settings {
-        let names: Vec<String> =
-            settings.iter().map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
-        sql.push_str(
-            " OR EXISTS (SELECT FROM pg_catalog.pg_settings WHERE source = 'session' \
-             AND pg_catalog.lower(name) NOT IN ('synchronous_commit', 'client_min_messages'",
-        );
-        names.iter().for_each(|name| {
-            sql.push_str(", ");
-            sql.push_str(name);
-        });
-        sql.push_str("))");
-    }
-    sql
-}
+/// Asked after statements that may have left something on the server, or removed it: whether anything is left. Which
+/// parameters somebody's function has set PostgreSQL does not tell: those are reset for the next session.
+const HOLD_SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' \
+     AND pid = pg_catalog.pg_backend_pid()) OR EXISTS (SELECT FROM pg_catalog.pg_class \
+     WHERE relnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_proc \
+     WHERE pronamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_type \
+     WHERE typnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_cursors) \
+     OR EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
+     OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
+     WHERE from_sql OR pg_catalog.left(name, 7) <> 'pangea_')";
 
 impl Session {
     /// Whether the session shares its servers with others.
@@ -326,7 +305,10 @@ impl Session {
         } else {
             self.moves = 0;
         }
-        let change = self.settings.change_from(&state.made);
+        let change = match state.is_tainted {
+            true => Change::Reset,
+            false => self.settings.change_from(&state.made),
+        };
         let (newest, made) = (self.settings.newest(), self.settings.made().clone());
         let link = self.link_mut(leg);
         (link.state, link.server) = (LinkState::Open, state);
@@ -341,7 +323,8 @@ impl Session {
             }
             Change::Reset => {
                 (link.applied, link.server.guarded) = (0, false);
-                if !std::mem::take(&mut link.server.made).is_empty() {
+                let made = std::mem::take(&mut link.server.made);
+                if std::mem::take(&mut link.server.is_tainted) || !made.is_empty() {
                     link.query(RESET_SQL, Expect::Replay);
                 }
             }
@@ -470,6 +453,7 @@ impl Session {
         }
         if unit.holds {
             self.hold(leg, Hold::Checked);
+            self.link_mut(leg).server.is_tainted = true;
         }
         if (unit.unread && !unit.errored) || (unit.errored && unit.mixes_control) {
             self.hold(leg, Hold::Forever);
@@ -481,23 +465,12 @@ impl Session {
             return;
         }
         link.hold_check_due = false;
-        let known: Vec<&str> = self.settings.made().iter().map(|(_, setting)| setting.key.as_str()).collect();
-        let all_known = !known.contains(&"");
-        // How the settings are called that one statement makes.
-        let known: Vec<&str> = known
-            .iter()
-            .flat_map(|name| match *name {
-                "session characteristics" => CHARACTERISTICS.to_vec(),
-                name => vec![name],
-            })
-            .collect();
-        let sql = hold_sql(Some(known.as_slice()).filter(|_| all_known));
         let mut wire = BytesMut::new();
-        build::query(&mut wire, &sql);
+        build::query(&mut wire, HOLD_SQL);
         self.send_hidden(leg, &wire, Expect::Hold);
     }
 
-    /// The answer to [`hold_sql`].
+    /// The answer to [`HOLD_SQL`].
     pub(crate) fn learn_hold(&mut self, leg: Leg, value: Option<&Bytes>) {
         let nothing = value.is_some_and(|value| value.as_ref() == b"f");
         let link = self.link_mut(leg);

@@ -385,7 +385,7 @@ impl Engine {
                 Ok(Answer::rows(vec![timeline.to_owned()]))
             }
             ["SELECT", ..] if text.contains("pg_my_temp_schema") => {
-                let left = if self.has_left_something(text) { "t" } else { "f" };
+                let left = if self.has_left_something() { "t" } else { "f" };
                 Ok(Answer::rows(vec![left.to_owned()]))
             }
             ["SELECT" | "TABLE" | "VALUES", ..] => self.select(text, words),
@@ -416,13 +416,9 @@ impl Engine {
         }
     }
 
-    /// Whether there is anything that settings named in the question do not account for.
-    fn has_left_something(&self, question: &str) -> bool {
-        let named =
-            |name: &String| !question.contains("pg_settings") || question.contains(&format!("'{name}'"));
-        self.listening
-            || self.prepared.keys().any(|name| !name.is_empty() && !name.starts_with("pangea_"))
-            || !self.lasting.keys().all(named)
+    /// Whether there is anything that only this connection has.
+    fn has_left_something(&self) -> bool {
+        self.listening || self.prepared.keys().any(|name| !name.is_empty() && !name.starts_with("pangea_"))
     }
 
     /// Data of COPY FROM STDIN have ended.

@@ -72,7 +72,8 @@ impl<'a> Walk<'a> {
             self.add(traits);
         }
         if function.is_none() && cast.is_none() {
-            self.found.runs = true;
+            // Nobody knows what it leaves behind.
+            (self.found.runs, self.found.holds) = (true, true);
             self.found.unknown |= schema != Some("pg_temp");
         }
     }

@@ -34,6 +34,7 @@ fn sessions() {
             state::large_objects,
             state::discard_all,
             protocol::prepared_statements,
+            protocol::a_table_changes_under_a_statement,
             protocol::copy_in_and_out,
             protocol::errors_keep_code_and_fields,
             protocol::notices_come_through,

@@ -32,7 +32,15 @@ pub(crate) async fn prepared_statements(lab: &Lab) {
     assert_eq!(eu.query(&select, &[&100]).await.unwrap().len(), 1);
     eu.run("ROLLBACK").await;
     assert_eq!(eu.query(&select, &[&100]).await.unwrap().len(), 0);
-    // As PostgreSQL does when the table has changed under a statement.
+    eu.run("DROP TABLE item").await;
+}
+
+/// As PostgreSQL does when the table has changed under a statement.
+pub(crate) async fn a_table_changes_under_a_statement(lab: &Lab) {
+    let eu = lab.connect(EU).await;
+    eu.run("CREATE TABLE item AS SELECT id, 'item ' || id AS name FROM generate_series(0, 19) id").await;
+    let select = eu.prepare("SELECT id, name FROM item WHERE id = $1").await.unwrap();
+    assert_eq!(eu.query_one(&select, &[&3]).await.unwrap().len(), 2);
     eu.run("ALTER TABLE item ALTER COLUMN name TYPE varchar(50), ADD COLUMN more int").await;
     let all = eu.prepare("SELECT * FROM item WHERE id = $1").await.unwrap();
     assert_eq!(eu.query_one(&all, &[&3]).await.unwrap().len(), 3);

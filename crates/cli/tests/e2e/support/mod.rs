@@ -96,13 +96,23 @@ pub(crate) fn run(logs: Logs, adjust: impl FnOnce(&mut ClusterOptions), scenario
 
 /// How long histories are to be recorded, where a longer run than CI's was asked for.
 pub(crate) fn history_seconds() -> Option<u64> {
-    let given = std::env::var("PANGEA_HISTORY_SECONDS").ok()?;
-    Some(given.parse().expect("PANGEA_HISTORY_SECONDS is a number"))
+    seconds("PANGEA_HISTORY_SECONDS")
+}
+
+/// The same of strangers on shared servers.
+pub(crate) fn pool_seconds() -> Option<u64> {
+    seconds("PANGEA_POOL_SECONDS")
+}
+
+fn seconds(name: &str) -> Option<u64> {
+    let given = std::env::var(name).ok()?;
+    Some(given.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 async fn run_scenarios(lab: &Lab, scenarios: &[(&str, Scenario)]) -> Vec<String> {
     let only = std::env::var("PANGEA_E2E_ONLY").unwrap_or_default();
-    let limit = SCENARIO_TIMEOUT + Duration::from_secs(history_seconds().unwrap_or_default());
+    let limit =
+        SCENARIO_TIMEOUT + Duration::from_secs(history_seconds().or(pool_seconds()).unwrap_or_default());
     let mut failures = Vec::new();
     for (name, scenario) in scenarios.iter().filter(|(name, _)| name.contains(&only)) {
         let began = Instant::now();
