@@ -453,7 +453,10 @@ impl Running {
             Event::Waited(true) => {}
             Event::Waited(false) => self.session.give_up_waiting(),
             Event::Cancel(request) => self.cancel(request),
-            Event::Cancelled => self.session.set_on_hold(self.watch.is_on_hold()),
+            Event::Cancelled => {
+                self.session.set_cancelling(false);
+                self.session.set_on_hold(self.watch.is_on_hold());
+            }
             Event::Ordered(order) => self.obey(order),
             Event::LinkLost => {
                 if self.primary.take().is_some() {
@@ -602,6 +605,7 @@ impl Running {
             Leg::Primary => self.primary_route.clone(),
         };
         self.session.set_on_hold(true);
+        self.session.set_cancelling(true);
         self.cancelling = Some(Box::pin(async move {
             route.cancel(&key).await;
             drop(request);

@@ -151,18 +151,23 @@ fn data_plane() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
+async fn start_gateway(
+    config: &RegionConfig,
+    control: Arc<ControlPlane>,
+    data_plane: &Handle,
+) -> Result<Arc<Gateway>, NodeError> {
+    let started = data_plane.spawn(Gateway::start(gateway_config(config), control)).await;
+    let gateway = started.map_err(|failure| NodeError::Process(failure.into()))?;
+    gateway.map(Arc::new).map_err(|source| NodeError::Gateway { region: config.region.clone(), source })
+}
+
 async fn serve(config: RegionConfig, options: RunOptions, data_plane: &Handle) -> Result<(), NodeError> {
     let stop = stop_signal(options.stop_with).map_err(NodeError::Process)?;
     let bin = PgBin::find(config.pg_bin.as_deref())?;
     let store = Store::open(&config.store).await?;
     let has_data = config.pgdata().join("PG_VERSION").exists();
     let control = ControlPlane::new(control_settings(&config), has_data);
-    let gateway = data_plane
-        .spawn(Gateway::start(gateway_config(&config), control.clone()))
-        .await
-        .map_err(|failure| NodeError::Process(failure.into()))?
-        .map_err(|source| NodeError::Gateway { region: config.region.clone(), source })?;
-    let gateway = Arc::new(gateway);
+    let gateway = start_gateway(&config, control.clone(), data_plane).await?;
     let undecided = Orders { role: Desired::Undecided, ..Orders::standby() };
     let (orders, ordered) = watch::channel(undecided);
     let (in_region, readers) = start_readers(reader_specs(&config, &bin));

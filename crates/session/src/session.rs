@@ -151,6 +151,8 @@ pub struct Session {
     pub(crate) client_key: Option<CancelKey>,
     /// What the client has called itself, where the server was not told when it was started.
     pub(crate) application_name: Option<String>,
+    /// A cancel request is on its way to a server: whoever had that next would be hit by it.
+    pub(crate) is_cancelling: bool,
     /// A shared server has a plan whose result is not what it was made for.
     pub(crate) has_stale_plan: bool,
     /// No server of this region can be had for the time being: the primary serves.
@@ -289,6 +291,7 @@ impl Session {
             links_made: 2,
             client_key,
             application_name,
+            is_cancelling: false,
             has_stale_plan: false,
             local_away: false,
             client_in: BytesMut::new(),

@@ -236,6 +236,11 @@ impl Session {
         }
     }
 
+    /// Keeps the session's servers while a cancel request is on its way to one of them.
+    pub fn set_cancelling(&mut self, cancelling: bool) {
+        self.is_cancelling = cancelling;
+    }
+
     /// Whether the next unit waits for leave to use the primary.
     #[must_use]
     pub fn is_held_back(&self) -> bool {
@@ -364,6 +369,7 @@ impl Session {
         let link = self.link(leg);
         let idle = link.state == LinkState::Open
             && self.shares_servers()
+            && !self.is_cancelling
             && !link.is_fresh
             && link.expect.is_empty()
             && link.hold == Hold::No
