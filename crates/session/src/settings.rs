@@ -211,4 +211,30 @@ mod tests {
         roll_back_to(&mut log, "a");
         assert_eq!(log.len(), 1);
     }
+
+    #[test]
+    fn a_server_of_another_session_gets_what_differs_or_is_reset() {
+        let of = |made: &[(&str, &'static str)]| {
+            let mut settings = Settings::default();
+            for (key, wire) in made {
+                settings.push(setting(key, wire));
+            }
+            settings
+        };
+        let there = of(&[("a", "a1"), ("b", "b1")]);
+        let change = |wanted: &[(&str, &'static str)]| of(wanted).change_from(there.made());
+        assert_eq!(change(&[("a", "a1"), ("b", "b1")]), Change::None);
+        let make = |wires: &[&'static str]| {
+            Change::Make(wires.iter().map(|wire| Bytes::from_static(wire.as_bytes())).collect())
+        };
+        assert_eq!(change(&[("a", "a2"), ("b", "b1")]), make(&["a2"]));
+        assert_eq!(change(&[("a", "a1"), ("b", "b1"), ("c", "c1")]), make(&["c1"]));
+        // What the session has not set must not stay; nor does anybody know what these have set.
+        assert_eq!(change(&[("a", "a1")]), Change::Reset);
+        assert_eq!(change(&[("a", "a1"), ("b", "b1"), ("", "x")]), Change::Reset);
+        assert_eq!(change(&[("a", "a1"), ("b", "b1"), ("role", "r")]), Change::Reset);
+        assert_eq!(change(&[("a", "a1"), ("b", "b1"), (RESET_ALL, "*")]), Change::Reset);
+        assert_eq!(of(&[]).change_from(there.made()), Change::Reset);
+        assert_eq!(there.change_from(of(&[]).made()), make(&["a1", "b1"]));
+    }
 }

@@ -16,6 +16,7 @@ mod program;
 mod rig;
 mod server;
 mod settings;
+mod shared;
 mod simulation;
 mod state;
 mod transactions;
