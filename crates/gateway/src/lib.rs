@@ -163,7 +163,12 @@ impl Gateway {
 
     /// Says who is primary, and whether clients' writes are held.
     pub fn set_gate(&self, gate: Gate) {
-        let renew = gate.epoch != self.shared.gate.epoch();
+        let before = self.shared.gate.now();
+        // Before, so that no session that is told gets an old connection; after, so that none is left that was opened meanwhile.
+        let renew = gate.epoch != before.epoch || (gate.open && !before.open);
+        if renew {
+            self.shared.pools.renew();
+        }
         self.shared.gate.set(gate);
         if renew {
             self.shared.pools.renew();

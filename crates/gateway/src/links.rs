@@ -228,6 +228,16 @@ impl Route {
         }
     }
 
+    /// Whether it leads to the same server in the same way.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Local(dir), Self::Local(other)) => dir == other,
+            (Self::Link(link, epoch), Self::Link(other, of)) => Arc::ptr_eq(link, other) && epoch == of,
+            (Self::Unlinked(region), Self::Unlinked(other)) => region == other,
+            _ => false,
+        }
+    }
+
     /// What to send as start-up message on it.
     pub(crate) fn startup(&self, client: &Startup, kind: Kind) -> Startup {
         let mut startup = crate::endpoint::server_startup(client);
@@ -244,13 +254,19 @@ impl Route {
         }
     }
 
-    /// Passes a cancel request on; returns when it has been taken or cannot be.
-    pub(crate) async fn cancel(&self, key: &CancelKey) {
+    /// Passes a cancel request on; whether it has been taken. If not, it may still be.
+    pub(crate) async fn cancel(&self, key: &CancelKey) -> bool {
         let work = async { crate::server::cancel(self.open().await?, key).await };
         match timeout(CONNECT_TIMEOUT, work).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, route = %self, "cancel request not delivered"),
-            Err(_) => tracing::debug!(route = %self, "cancel request not delivered in time"),
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, route = %self, "cancel request not delivered");
+                false
+            }
+            Err(_) => {
+                tracing::debug!(route = %self, "cancel request not delivered in time");
+                false
+            }
         }
     }
 

@@ -236,7 +236,8 @@ impl Pool {
 
     fn profile(&self, route: &Route, startup: &Startup) -> Arc<Profile> {
         let mut inner = self.lock();
-        let known = inner.profiles.iter().position(|profile| profile.startup == *startup);
+        let is_it = |profile: &Arc<Profile>| profile.startup == *startup && profile.route.is_same(route);
+        let known = inner.profiles.iter().position(is_it);
         let profile = match known {
             Some(at) => inner.profiles.remove(at),
             None => {
@@ -267,6 +268,9 @@ impl Pool {
     fn renew(&self) {
         let mut inner = self.lock();
         inner.generation += 1;
+        for profile in &inner.profiles {
+            *profile.welcome() = None;
+        }
         let closed = std::mem::take(&mut inner.idle);
         drop(inner);
         drop(closed);
@@ -355,13 +359,16 @@ impl PoolClient {
 
     /// What new sessions are told; a server is asked when none has been.
     pub(crate) async fn welcome(&self) -> Result<Arc<Welcome>, ErrorFields> {
-        if let Some(welcome) = self.profile.welcome().clone() {
-            return Ok(welcome);
+        loop {
+            if let Some(welcome) = self.profile.welcome().clone() {
+                return Ok(welcome);
+            }
+            // One that is opened tells. A free one has told what was forgotten since: it is as old as that.
+            match self.get().await? {
+                server if self.profile.welcome().is_some() => Pool::put(server),
+                server => drop(server),
+            }
         }
-        let server = self.get().await?;
-        let welcome = self.profile.welcome().clone();
-        Pool::put(server);
-        welcome.ok_or_else(|| ErrorFields::fatal(SqlState::INTERNAL_ERROR, "the server has told nothing"))
     }
 
     /// A connection that is free now, if there is one.

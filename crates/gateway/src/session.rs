@@ -99,7 +99,7 @@ struct Running {
     opening_local: Option<Pending<io::Result<Reader>>>,
     /// The wait for a replay position, and the position.
     waiting: Option<(Position, Pending<bool>)>,
-    cancelling: Option<Pending<()>>,
+    cancelling: Option<Pending<(Leg, bool)>>,
     /// A cancel request for a server whose key is not known yet.
     cancel_wanted: Option<CancelRequest>,
     leaving: Option<Pending<()>>,
@@ -171,7 +171,8 @@ enum Event {
     /// Whether the position was reached.
     Waited(bool),
     Cancel(CancelRequest),
-    Cancelled,
+    /// The request has been passed on to this server; whether it has taken it.
+    Cancelled(Leg, bool),
     GateChanged,
     /// The primary was waited for long enough.
     Blocked,
@@ -387,9 +388,9 @@ impl Running {
             return Poll::Ready(Event::Waited(reached));
         }
         if let Some(cancelling) = &mut self.cancelling {
-            if cancelling.as_mut().poll(cx).is_ready() {
+            if let Poll::Ready((leg, taken)) = cancelling.as_mut().poll(cx) {
                 self.cancelling = None;
-                return Poll::Ready(Event::Cancelled);
+                return Poll::Ready(Event::Cancelled(leg, taken));
             }
         } else if self.cancel_wanted.is_none()
             && let Poll::Ready(Some(request)) = self.cancels.poll_recv(cx)
@@ -453,12 +454,20 @@ impl Running {
             Event::Waited(true) => {}
             Event::Waited(false) => self.session.give_up_waiting(),
             Event::Cancel(request) => self.cancel(request),
-            Event::Cancelled => {
+            Event::Cancelled(leg, taken) => {
+                if !taken {
+                    self.session.keep(leg);
+                }
                 self.session.set_cancelling(false);
                 self.session.set_on_hold(self.watch.is_on_hold());
             }
             Event::Ordered(order) => self.obey(order),
             Event::LinkLost => {
+                // The peer may be reached in another way by now.
+                if let Some(pooled) = &mut self.pooled {
+                    pooled.forget_primary();
+                    self.primary_route = self.shared.primary_route();
+                }
                 if self.primary.take().is_some() {
                     self.session.server_closed(Leg::Primary, &server_lost(&self.primary_route));
                 }
@@ -607,8 +616,9 @@ impl Running {
         self.session.set_on_hold(true);
         self.session.set_cancelling(true);
         self.cancelling = Some(Box::pin(async move {
-            route.cancel(&key).await;
+            let taken = route.cancel(&key).await;
             drop(request);
+            (leg, taken)
         }));
     }
 

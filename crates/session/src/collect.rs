@@ -61,7 +61,7 @@ impl Session {
             return Ok(self.take_copy_frame(header));
         }
         // What these will have prepared or thrown away decides about what comes next.
-        if !self.continues() && self.in_flight.iter().any(Unit::is_structural) {
+        if !self.continues() && (self.in_flight.iter().any(Unit::is_structural) || self.may_rename()) {
             return Ok(false);
         }
         if header.tag == b'd' {
@@ -275,7 +275,7 @@ impl Session {
         let name = kept.slice_ref(parse.statement);
         let prepares_write = batch.needs_primary();
         let shared =
-            (self.shares_servers() && !name.is_empty()).then(|| shared::name_of(parse.text, parse.types));
+            (self.shares_servers() && !name.is_empty()).then(|| self.shared_name_of(parse.text, parse.types));
         let statement = Prepared {
             text: kept.slice_ref(parse.text),
             types: kept.slice_ref(parse.types),

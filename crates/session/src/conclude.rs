@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use pangea_pgwire::build;
 
-use crate::leg::{Expect, Leg, LinkState};
+use crate::leg::{Expect, Hold, Leg, LinkState};
 use crate::prepared::Prepared;
 use crate::session::{Access, Session, Transaction};
 use crate::settings::{RESET_ALL, SetUp, release, roll_back_to};
@@ -66,6 +66,7 @@ impl Session {
         }
         self.refresh_settings(leg, &unit, rolls_back, status);
         self.note_hold(leg, &unit, status);
+        self.name_statements();
     }
 
     /// Prepared statements that were closed are gone from the other server too; a Close that did not come to run
@@ -145,6 +146,7 @@ impl Session {
             if self.settings.is_full() {
                 // BOUNDED: a session that cannot be made anew elsewhere stays where all of it is.
                 self.pinned = true;
+                self.hold(leg, Hold::Forever);
                 continue;
             }
             let resets = setting.key == RESET_ALL;

@@ -381,6 +381,7 @@ impl Session {
         self.make_private(leg, &mut unit);
         self.provide_statements(leg, &mut unit);
         self.wrote |= leg == Leg::Primary && (unit.needs_primary || unit.unread);
+        self.link_mut(leg).wrote_here |= unit.needs_primary || unit.unread;
         self.pinned |= unit.pins;
         self.listening |= unit.listens;
         if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
@@ -478,6 +479,15 @@ impl Session {
         let Some(statement) = self.statements.get(name).or(closed) else {
             if !name.is_empty() {
                 unit.missing.get_or_insert_with(|| name.clone());
+            } else if self.shares_servers()
+                && !unit.continues
+                && !unit.parses.iter().any(|it| it.name.is_empty())
+            {
+                // Another session's may be there.
+                let mut wire = BytesMut::new();
+                build::close_statement(&mut wire, b"");
+                build::sync(&mut wire);
+                self.send_hidden(leg, &wire, Expect::Cleanup);
             }
             return;
         };

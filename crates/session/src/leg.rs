@@ -84,6 +84,8 @@ pub(crate) struct Link {
     pub(crate) server: ServerState,
     /// It was given to the session, which has not looked yet what it needs it for.
     pub(crate) is_fresh: bool,
+    /// Something that may have written has run on it since the session has it.
+    pub(crate) wrote_here: bool,
     /// Why it cannot be given away.
     pub(crate) hold: Hold,
     /// Something may have removed the reason.
@@ -125,6 +127,7 @@ impl Link {
             id,
             server: ServerState::default(),
             is_fresh: false,
+            wrote_here: false,
             hold: Hold::No,
             hold_check_due: false,
             evicted: Vec::new(),

@@ -6,7 +6,7 @@ use pangea_pgwire::startup::CancelKey;
 use pangea_pgwire::{ErrorFields, SqlState, build, fields, message};
 
 use crate::conclude::other;
-use crate::leg::{Expect, Hold, Leg};
+use crate::leg::{Expect, Leg};
 use crate::session::{Access, OUTPUT_LEN_MAX, Phase, Session, Transaction};
 use crate::shared;
 use crate::unit::Unit;
@@ -415,8 +415,11 @@ impl Session {
         }
         self.has_stale_plan |= self.shares_servers() && shared::is_stale_plan(frame);
         // Something else has thrown the statement away that the server was thought to have.
-        if self.shares_servers() && shared::is_missing(frame) && shared::names_shared(frame) {
-            self.hold(leg, Hold::Forever);
+        if self.shares_servers()
+            && shared::is_missing(frame)
+            && let Some(name) = shared::name_in(frame)
+        {
+            self.link_mut(leg).server.statements.remove(name);
         }
     }
 

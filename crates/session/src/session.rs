@@ -15,7 +15,7 @@ use crate::leg::{Expect, Leg, Link, LinkState};
 use crate::own::{self, Refusals};
 use crate::prepared::{Portals, Statements};
 use crate::settings::{SetUp, Settings};
-use crate::shared::Welcome;
+use crate::shared::{Salt, Welcome};
 use crate::unit::{Begin, Unit};
 
 /// Largest frame, and largest unit, that is collected. What is larger is streamed to the primary.
@@ -151,6 +151,9 @@ pub struct Session {
     pub(crate) client_key: Option<CancelKey>,
     /// What the client has called itself, where the server was not told when it was started.
     pub(crate) application_name: Option<String>,
+    /// What names of shared statements depend on beside the statements, and what that was computed from.
+    pub(crate) salt: Salt,
+    pub(crate) salted: (u64, usize),
     /// A cancel request is on its way to a server: whoever had that next would be hit by it.
     pub(crate) is_cancelling: bool,
     /// A shared server has a plan whose result is not what it was made for.
@@ -291,6 +294,8 @@ impl Session {
             links_made: 2,
             client_key,
             application_name,
+            salt: None,
+            salted: (0, 0),
             is_cancelling: false,
             has_stale_plan: false,
             local_away: false,

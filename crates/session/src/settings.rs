@@ -79,6 +79,13 @@ impl Settings {
         self.entries = Made::default();
     }
 
+    /// Those that may change what a text means when it is prepared: literals are read by them, names are looked up.
+    pub(crate) fn salt(&self) -> impl Iterator<Item = &Bytes> {
+        let matters =
+            |setting: &&Setting| setting.key != "application_name" && !setting.key.starts_with("pangea.");
+        self.entries.iter().map(what).filter(matters).map(|setting| &setting.wire)
+    }
+
     /// All of them.
     pub(crate) fn made(&self) -> &Made {
         &self.entries

@@ -22,14 +22,17 @@ use sha2::{Digest as _, Sha256};
 use crate::leg::{Expect, Hold, Leg, LinkState};
 use crate::own;
 use crate::session::{Session, Transaction};
-use crate::settings::{Change, Made, Setting};
-use crate::unit::Unit;
+use crate::settings::{Change, Made, SetUp, Setting};
+use crate::unit::{Consequence, Unit};
 
 /// Most prepared statements on a server that sessions share; beyond that the one that was used longest ago goes.
 const STATEMENTS_MAX: usize = 200;
 
 /// Begins the names of statements on servers that sessions share.
 const PREFIX: &str = "pangea_";
+
+/// Length of those names.
+const NAME_LEN: usize = PREFIX.len() + 32;
 
 /// A statement that no server has: closing it succeeds and does nothing.
 const NONE: &[u8] = b"pangea_none";
@@ -117,16 +120,44 @@ impl SharedStatements {
         self.used.remove(name);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.used.is_empty()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.used.clear();
     }
 }
 
-/// The name of a statement on servers that sessions share: the same for the same text and types, and for no other.
-pub(crate) fn name_of(text: &[u8], types: &[u8]) -> Bytes {
+/// What else than text and types a prepared statement depends on: PostgreSQL reads literals when it prepares them, by the
+/// settings of that moment, and some by the time.
+pub(crate) type Salt = Option<[u8; 32]>;
+
+/// Literals that are read as a time of that moment.
+const MOMENTS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+
+fn tells_the_moment(text: &[u8]) -> bool {
+    let text = text.to_ascii_lowercase();
+    MOMENTS.iter().any(|word| text.windows(word.len()).any(|window| window == *word))
+}
+
+fn salt_of<'a>(parts: impl Iterator<Item = &'a Bytes>) -> Salt {
+    let mut parts = parts.peekable();
+    parts.peek()?;
     let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    Some(hash.finalize().into())
+}
+
+/// The name of a statement on servers that sessions share: the same for what is the same statement, and for no other.
+pub(crate) fn name_of(text: &[u8], types: &[u8], salt: Salt) -> Bytes {
+    let mut hash = Sha256::new();
+    hash.update(salt.unwrap_or_default());
+    hash.update((types.len() as u64).to_be_bytes());
     hash.update(types);
-    hash.update([0]);
     hash.update(text);
     let mut name = PREFIX.to_owned();
     for byte in &hash.finalize()[..16] {
@@ -176,9 +207,10 @@ pub(crate) fn is_stale_plan(error: &[u8]) -> bool {
         && fields::field(body, b'M') == Some(b"cached plan must not change result type")
 }
 
-/// Whether an error speaks of a statement of a shared server.
-pub(crate) fn names_shared(error: &[u8]) -> bool {
-    error.windows(PREFIX.len()).any(|window| window == PREFIX.as_bytes())
+/// The statement of a shared server that an error speaks of.
+pub(crate) fn name_in(error: &[u8]) -> Option<&[u8]> {
+    let at = error.windows(PREFIX.len()).position(|window| window == PREFIX.as_bytes())?;
+    error.get(at..at + NAME_LEN)
 }
 
 /// Whether an error says that a prepared statement does not exist.
@@ -192,7 +224,7 @@ pub(crate) fn with_own_name(error: &Bytes, name: &[u8]) -> Option<Bytes> {
         return None;
     }
     let at = error.windows(PREFIX.len()).position(|window| window == PREFIX.as_bytes())?;
-    let end = at + PREFIX.len() + 32;
+    let end = at + NAME_LEN;
     let mut out = BytesMut::new();
     build::frame(&mut out, b'E', |out| {
         out.extend_from_slice(&error[HEADER_LEN..at]);
@@ -234,6 +266,11 @@ impl Session {
             Leg::Local => &self.local_startup,
             Leg::Primary => &self.primary_startup,
         }
+    }
+
+    /// A cancel request may still reach a server at any time: nobody else gets that.
+    pub fn keep(&mut self, leg: Leg) {
+        self.hold(leg, Hold::Forever);
     }
 
     /// Keeps the session's servers while a cancel request is on its way to one of them.
@@ -317,7 +354,7 @@ impl Session {
         let (newest, made) = (self.settings.newest(), self.settings.made().clone());
         let link = self.link_mut(leg);
         (link.state, link.server) = (LinkState::Open, state);
-        (link.applied, link.is_fresh) = (newest, true);
+        (link.applied, link.is_fresh, link.wrote_here) = (newest, true, false);
         match change {
             Change::None => {}
             Change::Make(wires) => {
@@ -329,8 +366,14 @@ impl Session {
             Change::Reset => {
                 (link.applied, link.server.guarded) = (0, false);
                 let made = std::mem::take(&mut link.server.made);
-                if std::mem::take(&mut link.server.is_tainted) || !made.is_empty() {
+                let tainted = std::mem::take(&mut link.server.is_tainted);
+                if tainted || !made.is_empty() {
                     link.query(RESET_SQL, Expect::Replay);
+                }
+                // Of what was prepared then nobody knows under which settings, nor whether it is still there.
+                if tainted && !link.server.statements.is_empty() {
+                    link.query("DEALLOCATE ALL", Expect::Replay);
+                    link.server.statements.clear();
                 }
             }
         }
@@ -452,12 +495,63 @@ impl Session {
         link.hold = link.hold.max(hold);
     }
 
+    /// The shared name of a statement that is prepared now.
+    pub(crate) fn shared_name_of(&self, text: &[u8], types: &[u8]) -> Bytes {
+        let own = self.client_key.as_ref().filter(|_| tells_the_moment(text));
+        // What the unit itself sets before counts as well.
+        let units = self.current.iter().chain(&self.in_flight);
+        let set = units.flat_map(|unit| &unit.consequences).filter_map(|(_, what)| match what {
+            Consequence::Set(setting) => Some(&setting.wire),
+            Consequence::SetLocal { wire, .. } => Some(wire),
+            _ => None,
+        });
+        let known = self.salt.map(|salt| Bytes::copy_from_slice(&salt));
+        let own = own.map(|key| Bytes::copy_from_slice(&key.secret));
+        name_of(text, types, salt_of(known.iter().chain(&own).chain(set)))
+    }
+
+    /// Names the session's statements by what they are under its settings, when those have changed.
+    pub(crate) fn name_statements(&mut self) {
+        let version = (self.settings.newest(), self.set_up.len());
+        if !self.shares_servers() || std::mem::replace(&mut self.salted, version) == version {
+            return;
+        }
+        let set_up = self.set_up.iter().filter_map(|set_up| match set_up {
+            SetUp::Session(setting) => Some(&setting.wire),
+            SetUp::Local(wire) => Some(wire),
+            SetUp::Savepoint(..) => None,
+        });
+        let salt = salt_of(self.settings.salt().chain(set_up));
+        if std::mem::replace(&mut self.salt, salt) == salt {
+            return;
+        }
+        let named = self.statements.values().filter(|statement| statement.shared.is_some());
+        let names: Vec<Bytes> =
+            named.map(|statement| self.shared_name_of(&statement.text, &statement.types)).collect();
+        let named = self.statements.values_mut().filter(|statement| statement.shared.is_some());
+        for (statement, name) in named.zip(names) {
+            statement.shared = Some(name);
+        }
+    }
+
+    /// Whether a unit in flight may change what statements are called: those of later units cannot be named yet.
+    pub(crate) fn may_rename(&self) -> bool {
+        let sets = |unit: &Unit| {
+            unit.consequences.iter().any(|(_, what)| {
+                matches!(what, Consequence::Set(_) | Consequence::SetLocal { .. })
+                    || !self.set_up.is_empty() && !matches!(what, Consequence::Savepoint(..))
+            })
+        };
+        self.shares_servers() && self.in_flight.iter().any(sets)
+    }
+
     /// Notes what a unit may have left on its server, and asks whether it has.
     pub(crate) fn note_hold(&mut self, leg: Leg, unit: &Unit, status: u8) {
         if !self.shares_servers() {
             return;
         }
-        if unit.holds {
+        // Pinned by a search_path with temporary tables first, say: then any table may be one.
+        if unit.holds || (self.pinned && unit.changes_catalog) {
             self.hold(leg, Hold::Checked);
             self.link_mut(leg).server.is_tainted = true;
         }
@@ -494,17 +588,13 @@ impl Session {
         if !self.shares_servers() || !unit.reads_private_state || self.link(leg).hold == Hold::Forever {
             return;
         }
-        let (idle, failed) = match &self.transaction {
-            Transaction::Idle => (true, false),
-            Transaction::Local(local) => (false, local.failed),
-            Transaction::Primary => (false, false),
-        };
-        if failed {
+        if self.failed {
             return;
         }
-        let held = self.link(leg).hold == Hold::Checked;
+        // What the session itself has taken from sequences since it has this connection is its own to ask.
+        let own = self.link(leg).wrote_here;
         let mut wire = BytesMut::new();
-        build::query(&mut wire, if idle && !held { PRIVATE_SQL } else { "DEALLOCATE ALL" });
+        build::query(&mut wire, if own { "DEALLOCATE ALL" } else { PRIVATE_SQL });
         self.send_hidden(leg, &wire, Expect::Cleanup);
         self.link_mut(leg).server.statements.clear();
         self.hold(leg, Hold::Forever);

@@ -76,6 +76,11 @@ impl Pooled {
         (self.primary, self.primary_lease, self.primary_acquiring) = (None, None, None);
     }
 
+    /// Asks for the pool of the primary again when it is needed.
+    pub(super) fn forget_primary(&mut self) {
+        (self.primary, self.primary_acquiring) = (None, None);
+    }
+
     /// Something that was waited for.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         for leg in [Leg::Local, Leg::Primary] {

@@ -7,17 +7,20 @@ use crate::{Access, Leg};
 
 #[test]
 fn a_statement_is_called_by_what_it_is() {
-    let name = name_of(b"SELECT 1", b"\0\0");
-    assert_eq!(name, name_of(b"SELECT 1", b"\0\0"));
-    assert_ne!(name, name_of(b"SELECT 2", b"\0\0"));
-    assert_ne!(name, name_of(b"SELECT 1", b"\0\x01\0\0\0\x17"));
+    let name = name_of(b"SELECT 1", b"\0\0", None);
+    assert_eq!(name, name_of(b"SELECT 1", b"\0\0", None));
+    assert_ne!(name, name_of(b"SELECT 2", b"\0\0", None));
+    assert_ne!(name, name_of(b"SELECT 1", b"\0\x01\0\0\0\x17", None));
+    // Literals are read by the settings of the moment in which they are prepared.
+    assert_ne!(name, name_of(b"SELECT 1", b"\0\0", Some([1; 32])));
     assert_eq!(name.len(), 39);
 }
 
 #[test]
 fn the_statement_used_longest_ago_goes() {
     let mut statements = SharedStatements::default();
-    let names: Vec<_> = (0..201).map(|number| name_of(format!("SELECT {number}").as_bytes(), b"")).collect();
+    let names: Vec<_> =
+        (0..201).map(|number| name_of(format!("SELECT {number}").as_bytes(), b"", None)).collect();
     for name in &names[..200] {
         assert_eq!(statements.insert(name.clone()), None);
     }
