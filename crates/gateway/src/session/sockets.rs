@@ -1,0 +1,154 @@
+//! Moving the bytes of a session between its sockets and the machine.
+
+use std::task::{Context, Poll};
+
+use pangea_session::Leg;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+use super::Running;
+use crate::buffer::{poll_drain, poll_fill};
+use crate::relay::server_lost;
+
+impl Running {
+    /// Moves bytes until nothing moves any more. Ready when the session has to be attended to.
+    pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut moved = self.poll_client(cx);
+            moved |= self.poll_server(Leg::Local, cx);
+            moved |= self.poll_server(Leg::Primary, cx);
+            if moved {
+                self.advance();
+                self.suit_access();
+            }
+            if self.session.is_over() || self.wants_attention() {
+                return Poll::Ready(());
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    pub(super) fn wants_attention(&self) -> bool {
+        let opens = self.pooled.is_none();
+        (opens && self.session.wants_primary() && self.opening.is_none())
+            || self.waits_for_primary() != self.blocked.is_some()
+            || (opens && self.session.wants_local() && self.opening_local.is_none())
+            || self.session.waits_for() != self.waiting.as_ref().map(|(position, _)| *position)
+            || (self.session.is_leaving() && self.leaving.is_none())
+            || (self.registration.is_none() && self.session.client_key().is_some())
+            || (self.cancel_wanted.is_some() && !matches!(self.session.busy(), Some((_, None))))
+            || self.watch.wants_attention(&self.session)
+    }
+
+    /// Whether anything happened that the session should look at.
+    pub(super) fn poll_client(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        self.watch.look(&mut self.session);
+        let output = self.session.client_output();
+        let before = output.len();
+        // Empty or not: what TLS has taken may still be on its way out.
+        if let Poll::Ready(Err(_)) = poll_drain(&mut self.client, output, cx)
+            && !self.client_gone
+        {
+            output.clear();
+            self.leave();
+        }
+        let left = self.session.client_output().len();
+        moved |= left != before;
+        self.watch.sent(before - left);
+        if !self.client_gone && self.session.takes_client_input() {
+            match poll_fill(&mut self.client, self.session.client_input(), cx) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.leave();
+                    moved = true;
+                }
+                Poll::Ready(Ok(bytes)) => {
+                    self.watch.received(bytes);
+                    moved = true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        moved
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.client_gone = true;
+        self.session.client_closed();
+    }
+
+    /// Whether anything happened that the session should look at.
+    pub(super) fn poll_server(&mut self, leg: Leg, cx: &mut Context<'_>) -> bool {
+        // What the session has given up: what is asked for next is for another connection.
+        if leg == Leg::Primary && !self.session.primary_is_open() {
+            self.primary = None;
+        }
+        if leg == Leg::Local && !self.session.local_is_open() {
+            self.local = None;
+        }
+        if let Some(pooled) = &mut self.pooled {
+            pooled.end_leases(self.local.is_some(), self.primary.is_some());
+        }
+        let stream = match leg {
+            Leg::Local => &mut self.local,
+            Leg::Primary => &mut self.primary,
+        };
+        let Some(stream) = stream else { return false };
+        let mut moved = false;
+        let output = self.session.server_output(leg);
+        let before = output.len();
+        // Empty or not: what TLS has taken may still be on its way out. A write that fails is followed by a read
+        // that tells why.
+        if let Poll::Ready(Err(_)) = poll_drain(stream, output, cx) {
+            output.clear();
+        }
+        moved |= self.session.server_output(leg).len() != before;
+        if self.session.takes_server_input(leg) {
+            match poll_fill(stream, self.session.server_input(leg), cx) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.server_closed(leg);
+                    moved = true;
+                }
+                Poll::Ready(Ok(_)) => moved = true,
+                Poll::Pending => {}
+            }
+        }
+        moved
+    }
+
+    pub(super) fn server_closed(&mut self, leg: Leg) {
+        // Its last words come first.
+        self.advance();
+        let route = match leg {
+            Leg::Local => {
+                self.local = None;
+                &self.local_route
+            }
+            Leg::Primary => {
+                self.primary = None;
+                &self.primary_route
+            }
+        };
+        let error = server_lost(route);
+        self.session.server_closed(leg, &error);
+    }
+
+    /// Gives everybody the last bytes.
+    pub(super) async fn finish(mut self) {
+        let last_words = async {
+            for (leg, stream) in [(Leg::Local, &mut self.local), (Leg::Primary, &mut self.primary)] {
+                if let Some(stream) = stream {
+                    let _ = stream.write_all_buf(self.session.server_output(leg)).await;
+                    let _ = stream.shutdown().await;
+                }
+            }
+            if !self.client_gone {
+                let _ = self.client.write_all_buf(self.session.client_output()).await;
+                let _ = self.client.shutdown().await;
+            }
+        };
+        let _ = timeout(crate::FAREWELL_TIMEOUT, last_words).await;
+    }
+}
