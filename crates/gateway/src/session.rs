@@ -209,16 +209,8 @@ pub(crate) async fn run(
         if access == Access::Primary { (None, Some(stream)) } else { (Some(stream), None) };
     let catalog = shared.catalogs.get(startup.database());
     catalog.first_look().await;
-    let mut options = SessionOptions {
-        access,
-        local_startup: local_route.startup(&startup, Kind::Session),
-        primary_startup: primary_route.startup(&startup, Kind::Session),
-        shared: None,
-    };
-    if access == Access::Local {
-        read_only(&mut options.local_startup);
-        read_only(&mut options.primary_startup);
-    }
+    let (local_startup, primary_startup) = home::startups(access, &local_route, &primary_route, &startup);
+    let options = SessionOptions { access, local_startup, primary_startup, shared: None };
     let mut session = Session::new(options);
     if let Some(entered) = entered {
         entered.hand_over();
@@ -243,7 +235,7 @@ async fn run_pooled(
     let (access, local_route, position) = pooled::home(&shared, endpoint);
     let primary_route = shared.primary_route();
     let application_name = pooled::take_application_name(&mut startup);
-    let (local_startup, primary_startup) = pooled::startups(access, &local_route, &primary_route, &startup);
+    let (local_startup, primary_startup) = home::startups(access, &local_route, &primary_route, &startup);
     let (route, home) = match access {
         Access::Primary => (&primary_route, &primary_startup),
         Access::Split | Access::Local => (&local_route, &local_startup),
@@ -582,13 +574,13 @@ impl Running {
     }
 
     fn advance(&mut self) {
-        let (freshness, gate) = (&self.shared.freshness, &self.shared.gate);
-        let mut world = World { catalog: &self.catalog, position: &self.position, freshness, gate };
-        self.session.advance(&mut world);
-        while self.share() {
+        loop {
             let (freshness, gate) = (&self.shared.freshness, &self.shared.gate);
             let mut world = World { catalog: &self.catalog, position: &self.position, freshness, gate };
             self.session.advance(&mut world);
+            if !self.share() {
+                return;
+            }
         }
     }
 

@@ -26,6 +26,24 @@ pub fn query(out: &mut BytesMut, text: &str) {
     frame(out, b'Q', |out| cstr(out, text.as_bytes()));
 }
 
+/// A Parse; `types` are number and OIDs of the parameter types, as in the message.
+pub fn parse(out: &mut BytesMut, statement: &[u8], text: &[u8], types: &[u8]) {
+    frame(out, b'P', |out| {
+        cstr(out, statement);
+        cstr(out, text);
+        out.extend_from_slice(types);
+    });
+}
+
+/// A Bind; `rest` are formats and values, as in the message.
+pub fn bind(out: &mut BytesMut, portal: &[u8], statement: &[u8], rest: &[u8]) {
+    frame(out, b'B', |out| {
+        cstr(out, portal);
+        cstr(out, statement);
+        out.extend_from_slice(rest);
+    });
+}
+
 /// Sync.
 pub fn sync(out: &mut BytesMut) {
     out.put_slice(&[b'S', 0, 0, 0, 4]);

@@ -27,6 +27,16 @@ impl ErrorFields {
         Self { severity: "ERROR", code, message: message.into(), detail: None, hint: None }
     }
 
+    /// What a server has said in the body of an ErrorResponse, with severity ERROR whatever it was.
+    #[must_use]
+    pub fn of_server(body: &[u8]) -> Self {
+        let text = |tag| field(body, tag).map(|text| String::from_utf8_lossy(text).into_owned());
+        let code = code(body).unwrap_or(SqlState::CONNECTION_FAILURE);
+        let mut error = Self::error(code, text(b'M').unwrap_or_default());
+        (error.detail, error.hint) = (text(b'D'), text(b'H'));
+        error
+    }
+
     /// An error that ends the connection.
     #[must_use]
     pub fn fatal(code: SqlState, message: impl Into<String>) -> Self {

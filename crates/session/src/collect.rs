@@ -264,11 +264,7 @@ impl Session {
         let mut batch = environment.classify(&String::from_utf8_lossy(parse.text));
         if let Some(text) = self.rewrite(parse.text, &mut batch, environment) {
             let mut out = BytesMut::new();
-            build::frame(&mut out, b'P', |out| {
-                build::cstr(out, parse.statement);
-                build::cstr(out, text.as_bytes());
-                out.extend_from_slice(parse.types);
-            });
+            build::parse(&mut out, parse.statement, text.as_bytes(), parse.types);
             kept = out.freeze();
         }
         let parse = Parse::read(&kept[HEADER_LEN..])?;

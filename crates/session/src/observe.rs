@@ -67,7 +67,7 @@ impl Session {
     /// Whether the session has state on its servers that cannot be made on others.
     #[must_use]
     pub fn keeps_servers(&self) -> bool {
-        self.pinned || self.listening
+        self.stays_on(Leg::Local) || self.stays_on(Leg::Primary)
     }
 
     /// The process that serves the session on this server, once the server has told it.

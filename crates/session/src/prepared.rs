@@ -84,16 +84,8 @@ impl Portal {
     /// Frames that execute it once more on another server, with one ReadyForQuery as answer.
     pub(crate) fn wire(&self) -> Bytes {
         let mut out = BytesMut::new();
-        build::frame(&mut out, b'P', |out| {
-            build::cstr(out, b"");
-            build::cstr(out, &self.text);
-            out.extend_from_slice(&self.types);
-        });
-        build::frame(&mut out, b'B', |out| {
-            build::cstr(out, b"");
-            build::cstr(out, b"");
-            out.extend_from_slice(&self.values);
-        });
+        build::parse(&mut out, b"", &self.text, &self.types);
+        build::bind(&mut out, b"", b"", &self.values);
         build::execute_unnamed(&mut out);
         build::sync(&mut out);
         out.freeze()

@@ -514,13 +514,8 @@ fn names(error: &[u8], name: &[u8]) -> bool {
 
 /// The same error with severity ERROR.
 fn as_plain_error(frame: &Bytes) -> BytesMut {
-    let body = &frame[HEADER_LEN..];
-    let text = |tag| fields::field(body, tag).map(|text| String::from_utf8_lossy(text).into_owned());
-    let code = fields::code(body).unwrap_or(SqlState::CONNECTION_FAILURE);
-    let mut error = ErrorFields::error(code, text(b'M').unwrap_or_default());
-    (error.detail, error.hint) = (text(b'D'), text(b'H'));
     let mut out = BytesMut::new();
-    error.write(&mut out);
+    ErrorFields::of_server(&frame[HEADER_LEN..]).write(&mut out);
     out
 }
 

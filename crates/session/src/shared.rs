@@ -170,22 +170,14 @@ pub(crate) fn name_of(text: &[u8], types: &[u8], salt: Salt) -> Bytes {
 /// A Parse under another name.
 pub(crate) fn renamed_parse(name: &[u8], text: &[u8], types: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(name.len() + text.len() + types.len() + 7);
-    build::frame(&mut out, b'P', |out| {
-        build::cstr(out, name);
-        build::cstr(out, text);
-        out.extend_from_slice(types);
-    });
+    build::parse(&mut out, name, text, types);
     out.freeze()
 }
 
 /// A Bind to a statement of another name.
 pub(crate) fn renamed_bind(portal: &[u8], statement: &[u8], rest: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(portal.len() + statement.len() + rest.len() + 7);
-    build::frame(&mut out, b'B', |out| {
-        build::cstr(out, portal);
-        build::cstr(out, statement);
-        out.extend_from_slice(rest);
-    });
+    build::bind(&mut out, portal, statement, rest);
     out.freeze()
 }
 
@@ -473,12 +465,6 @@ impl Session {
             _ => {}
         }
         self.link_mut(leg).output.extend_from_slice(frame);
-    }
-
-    /// Whether what the session has on a server keeps it from giving that away.
-    #[must_use]
-    pub fn holds_server(&self) -> bool {
-        [&self.local, &self.primary].iter().any(|link| link.hold != Hold::No)
     }
 
     /// Whether something of the session is on a server that cannot be made elsewhere.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use pangea_pgwire::frame::{HEADER_LEN, backend_header};
 use pangea_pgwire::startup::{CancelKey, Startup};
-use pangea_pgwire::{ErrorFields, SqlState, build, fields, message};
+use pangea_pgwire::{ErrorFields, build, message};
 use pangea_session::{START_SQL, ServerState, Welcome};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -72,7 +72,7 @@ impl Answer {
     fn take(&mut self, frame: &Bytes) -> Result<(), ErrorFields> {
         let body = &frame[HEADER_LEN..];
         match frame.first() {
-            Some(b'E') => return Err(error_of(body)),
+            Some(b'E') => return Err(ErrorFields::of_server(body)),
             Some(b'S') => {
                 if let Ok((name, value)) = message::parameter_status(body) {
                     let (name, value) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
@@ -95,13 +95,4 @@ impl Answer {
         }
         Ok(())
     }
-}
-
-/// What a server has refused a connection with.
-fn error_of(body: &[u8]) -> ErrorFields {
-    let text = |tag| fields::field(body, tag).map(|text| String::from_utf8_lossy(text).into_owned());
-    let code = fields::code(body).unwrap_or(SqlState::CONNECTION_FAILURE);
-    let mut error = ErrorFields::error(code, text(b'M').unwrap_or_default());
-    (error.detail, error.hint) = (text(b'D'), text(b'H'));
-    error
 }

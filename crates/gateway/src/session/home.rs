@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pangea_base::Epoch;
+use pangea_pgwire::startup::Startup;
 use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_session::Access;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::endpoint::{Endpoint, unreachable};
-use crate::links::Route;
+use crate::links::{Kind, Route};
 use crate::position::PositionWatch;
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -47,17 +48,38 @@ impl Drop for Entered {
     }
 }
 
+/// Which servers sessions on an endpoint use.
+pub(super) fn access(shared: &Shared, endpoint: Endpoint) -> Access {
+    match endpoint {
+        Endpoint::Cluster if shared.is_primary() => Access::Primary,
+        Endpoint::Cluster => Access::Split,
+        Endpoint::Writer => Access::Primary,
+        Endpoint::Reader => Access::Local,
+    }
+}
+
+/// Start-up messages for the local server and for the primary.
+pub(super) fn startups(
+    access: Access,
+    local: &Route,
+    primary: &Route,
+    client: &Startup,
+) -> (Startup, Startup) {
+    let (mut local, mut primary) =
+        (local.startup(client, Kind::Session), primary.startup(client, Kind::Session));
+    if access == Access::Local {
+        super::read_only(&mut local);
+        super::read_only(&mut primary);
+    }
+    (local, primary)
+}
+
 /// Connects a new client to its home server. While the primary is being moved, or is away, it is waited for.
 pub(super) async fn open_home(shared: &Arc<Shared>, endpoint: Endpoint) -> Result<Home, ErrorFields> {
     let deadline = Instant::now() + PRIMARY_TIMEOUT;
     loop {
         let epoch = shared.gate.now().epoch;
-        let access = match endpoint {
-            Endpoint::Cluster if shared.is_primary() => Access::Primary,
-            Endpoint::Cluster => Access::Split,
-            Endpoint::Writer => Access::Primary,
-            Endpoint::Reader => Access::Local,
-        };
+        let access = access(shared, endpoint);
         let mut entered = None;
         if access == Access::Primary {
             let _ = timeout_at(deadline, shared.gate.entered())

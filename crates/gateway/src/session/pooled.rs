@@ -10,12 +10,12 @@ use pangea_session::{Access, Leg, SharedOptions};
 use tokio::time::{Instant, sleep};
 
 use crate::endpoint::Endpoint;
-use crate::links::{Kind, Route};
+use crate::links::Route;
 use crate::pool::{Lease, Pool, PoolClient, PooledServer};
 use crate::position::PositionWatch;
 use crate::shared::Shared;
 
-use super::home::PRIMARY_TIMEOUT;
+use super::home::{PRIMARY_TIMEOUT, access};
 use super::{Event, PRIMARY_PAUSE, Pending, Running};
 
 /// How long the primary serves reads after no server of this region could be had.
@@ -297,32 +297,11 @@ async fn another_reader(
 
 /// Which server a session that shares its servers begins with: its route, and how far it is.
 pub(super) fn home(shared: &Shared, endpoint: Endpoint) -> (Access, Route, Arc<PositionWatch>) {
-    let access = match endpoint {
-        Endpoint::Cluster if shared.is_primary() => Access::Primary,
-        Endpoint::Cluster => Access::Split,
-        Endpoint::Writer => Access::Primary,
-        Endpoint::Reader => Access::Local,
-    };
+    let access = access(shared, endpoint);
     let own = (shared.local_route(), shared.position.clone());
     let (route, position) = match access {
         Access::Local => shared.readers_in_turn().into_iter().next().unwrap_or(own),
         Access::Split | Access::Primary => own,
     };
     (access, route, position)
-}
-
-/// Start-up messages for the local server and for the primary.
-pub(super) fn startups(
-    access: Access,
-    local: &Route,
-    primary: &Route,
-    client: &Startup,
-) -> (Startup, Startup) {
-    let (mut local, mut primary) =
-        (local.startup(client, Kind::Session), primary.startup(client, Kind::Session));
-    if access == Access::Local {
-        super::read_only(&mut local);
-        super::read_only(&mut primary);
-    }
-    (local, primary)
 }

@@ -33,11 +33,11 @@ fn the_statement_used_longest_ago_goes() {
 fn a_connection_is_kept_while_it_has_what_only_it_has() {
     let mut rig = Rig::shared(Access::Primary, 1);
     rig.query("SELECT 1");
-    assert!(!rig.session.holds_server() && !rig.session.primary_is_open());
+    assert!(!rig.session.keeps_servers() && !rig.session.primary_is_open());
     rig.query("LISTEN ch");
-    assert!(rig.session.holds_server() && rig.session.primary_is_open());
+    assert!(rig.session.keeps_servers() && rig.session.primary_is_open());
     rig.query("UNLISTEN ch");
-    assert!(!rig.session.holds_server() && !rig.session.primary_is_open());
+    assert!(!rig.session.keeps_servers() && !rig.session.primary_is_open());
     rig.query("BEGIN");
     assert!(rig.session.primary_is_open());
     rig.query("COMMIT");
