@@ -163,8 +163,10 @@ struct Report {
     epoch: Epoch,
     /// Where the old primary's last checkpoint begins: nothing was written past it, and the target has replayed it.
     checkpoint: Option<Position>,
-    /// How long clients' writes waited; unknown when a region has been started anew meanwhile.
+    /// How long all of the clients' writes waited; unknown when a region has been started anew meanwhile.
     held_us: Option<u64>,
+    /// How long new transaction blocks waited: until then, those under way had to end.
+    blocks_held_us: Option<u64>,
     took_us: u64,
     /// Why it was rolled back.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,6 +177,7 @@ impl Report {
     fn text(&self) -> String {
         let unknown = || "unknown: a region was started anew meanwhile".to_owned();
         let held = self.held_us.map_or_else(unknown, milliseconds);
+        let blocks_held = self.blocks_held_us.map_or_else(unknown, milliseconds);
         let took = milliseconds(self.took_us);
         if let Some(reason) = &self.reason {
             let known = [
@@ -182,6 +185,7 @@ impl Report {
                 ("primary", self.primary.to_string()),
                 ("epoch", self.epoch.to_string()),
                 ("writes were held for", held),
+                ("new transactions for", blocks_held),
                 ("took", took),
             ];
             return format!("\nrolled back: {} is primary\n{}", self.primary, facts(&known));
@@ -193,6 +197,7 @@ impl Report {
             ("epoch", self.epoch.to_string()),
             ("handed over at", checkpoint),
             ("writes were held for", held),
+            ("new transactions for", blocks_held),
             ("took", took),
         ];
         format!("\ndone: {} is primary, nothing was lost\n{}", self.primary, facts(&known))
@@ -264,6 +269,7 @@ impl Watch<'_> {
             epoch: topology.epoch,
             checkpoint: None,
             held_us: None,
+            blocks_held_us: None,
             took_us: now,
             reason,
         })
@@ -275,17 +281,20 @@ impl Watch<'_> {
             self.trail.find(|event| is(&event.kind)).map(|event| event.after_us)
         };
         let prepared = at(&|kind| *kind == StepKind::Prepared);
+        let quiet = at(&|kind| *kind == StepKind::Quiet);
         let writable =
             self.trail.find(|event| event.kind == StepKind::Writable && event.region == report.primary);
         if let Some(writable) = writable {
             report.took_us = writable.after_us;
         }
-        report.held_us = match (prepared, &report.reason) {
-            (Some(prepared), _) => Some(report.took_us.saturating_sub(prepared)),
+        let began = at(&|kind| *kind == StepKind::Began).is_some();
+        let since = |step: Option<u64>| match (step, &report.reason) {
+            (Some(step), _) => Some(report.took_us.saturating_sub(step)),
             // Rolled back before anybody was held.
-            (None, Some(_)) if at(&|kind| *kind == StepKind::Began).is_some() => Some(0),
+            (None, Some(_)) if began => Some(0),
             (None, _) => None,
         };
+        (report.held_us, report.blocks_held_us) = (since(quiet), since(prepared));
         let stopped = |kind: &StepKind| match kind {
             StepKind::Stopped { checkpoint } => Some(*checkpoint),
             _ => None,

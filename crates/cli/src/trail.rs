@@ -114,8 +114,11 @@ impl Trail {
 fn words(kind: &StepKind) -> String {
     match kind {
         StepKind::Began => "has recorded the switchover, and writes a checkpoint ahead".to_owned(),
-        StepKind::Prepared => "has written it; new transactions are held from here on".to_owned(),
-        StepKind::Held => "no transaction is under way in any region; the server shuts down".to_owned(),
+        StepKind::Prepared => "has written it; new transaction blocks wait from here on".to_owned(),
+        StepKind::Quiet => {
+            "no transaction block is open in any region; all writes wait from here on".to_owned()
+        }
+        StepKind::Held => "nothing is under way in any region; the server shuts down".to_owned(),
         StepKind::Stopped { checkpoint } => format!("has shut down at {checkpoint}, all of its log shipped"),
         StepKind::CaughtUp => "has replayed all of it".to_owned(),
         StepKind::Claimed { epoch } => format!("is primary of epoch {epoch}, and promotes its server"),

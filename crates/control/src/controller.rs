@@ -8,7 +8,7 @@ use pangea_base::{Epoch, Position, RegionId};
 use crate::change::TopologyChange;
 use crate::election::{Election, Peer};
 use crate::handover::{Handover, Stage, Step, StepKind};
-use crate::interface::{Gate, Loaded, Written};
+use crate::interface::{Gate, Hold, Loaded, Written};
 use crate::lease::{Keeper, Observer};
 use crate::membership::removal_objection;
 use crate::preflight::{Check, SwitchoverRequest, preflight};
@@ -102,8 +102,8 @@ pub struct Controller {
     /// The newest epoch that was heard of, and its primary: the store may be away.
     pub(crate) newest: Option<(Epoch, RegionId)>,
     pub(crate) server: Server,
-    /// The transition that the gateway holds for, when nothing is under way, and what keeps it from that.
-    pub(crate) held: Option<u64>,
+    /// What the gateway holds, when nothing of that is under way, and what keeps it from that.
+    pub(crate) held: Option<Hold>,
     pub(crate) busy: u32,
     pub(crate) prepared: Option<u64>,
     pub(crate) handover: Option<Handover>,
@@ -384,8 +384,8 @@ impl Controller {
         self.prepared = Some(transition);
     }
 
-    /// What the gateway holds for, once nothing of its clients is under way; and how many keep it from that.
-    pub fn gateway(&mut self, held: Option<u64>, busy: u32) {
+    /// What the gateway holds, once nothing of that is under way; and how many sessions keep it from that.
+    pub fn gateway(&mut self, held: Option<Hold>, busy: u32) {
         (self.held, self.busy) = (held, busy);
     }
 
@@ -512,7 +512,7 @@ impl Controller {
     pub(crate) fn gate(&self, now: Duration) -> Option<Gate> {
         let (epoch, primary) = self.newest.clone()?;
         let hold = if primary == self.settings.me {
-            self.handover.as_ref().filter(|handover| handover.holds()).map(|handover| handover.id)
+            self.handover.as_ref().and_then(Handover::hold)
         } else {
             let peer = self.peers.get(&primary).filter(|peer| peer.state.epoch == epoch);
             peer.and_then(|peer| peer.state.hold)
@@ -549,7 +549,7 @@ impl Controller {
             server: self.server.clone(),
             writable: self.is_writable(now),
             hears_primary: self.hears_primary(now),
-            hold: own.filter(|handover| handover.holds()).map(|handover| handover.id),
+            hold: own.and_then(Handover::hold),
             held: self.held,
             busy: self.busy,
             offer,

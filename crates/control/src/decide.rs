@@ -159,7 +159,7 @@ impl Controller {
             let timeout = Duration::from_millis(timeout_ms);
             // What an earlier process has offered the target may still take.
             let offered = earlier;
-            self.handover = Some(Handover { id, to, timeout, stage, since: now, offered });
+            self.handover = Some(Handover { id, to, timeout, stage, since: now, deadline: now, offered });
             self.note(now, StepKind::Began);
         }
         let fenced = !self.holds_lease(now);
@@ -169,14 +169,15 @@ impl Controller {
             Stage::RollingBack(_) => None,
             _ if fenced => Some(Stage::RollingBack("the primary could not renew its lease".to_owned())),
             Stage::Preparing if self.prepared == Some(handover.id) => {
-                Some(self.target_problem(handover).map_or(Stage::Holding, Stage::RollingBack))
+                Some(self.target_problem(handover).map_or(Stage::Quiescing, Stage::RollingBack))
             }
             Stage::Preparing if waited > PREPARE_TIMEOUT => {
                 Some(Stage::RollingBack("the checkpoint took too long".to_owned()))
             }
-            Stage::Holding => match self.not_held(handover) {
+            Stage::Quiescing | Stage::Holding => match self.not_held(handover) {
+                None if handover.stage == Stage::Quiescing => Some(Stage::Holding),
                 None => Some(Stage::Stopping),
-                Some(who) if waited > handover.timeout => Some(Stage::RollingBack(format!(
+                Some(who) if now > handover.deadline => Some(Stage::RollingBack(format!(
                     "transactions did not end within {:?}: {who}",
                     handover.timeout
                 ))),
@@ -197,7 +198,8 @@ impl Controller {
         };
         if let Some(next) = next {
             let kind = match &next {
-                Stage::Holding => StepKind::Prepared,
+                Stage::Quiescing => StepKind::Prepared,
+                Stage::Holding => StepKind::Quiet,
                 Stage::Stopping => StepKind::Held,
                 Stage::Offered(checkpoint) => StepKind::Stopped { checkpoint: *checkpoint },
                 Stage::RollingBack(reason) => StepKind::RolledBack { reason: reason.clone() },
@@ -223,17 +225,18 @@ impl Controller {
         }
     }
 
-    /// Who still has transactions under way.
+    /// Who still has something under way that is to end.
     fn not_held(&self, handover: &Handover) -> Option<String> {
         let name = |region: &RegionId, busy: u32| match busy {
             0 => format!("{region} has not answered"),
             1 => format!("1 session in {region}"),
             _ => format!("{busy} sessions in {region}"),
         };
-        let own = (self.held != Some(handover.id)).then(|| name(&self.settings.me, self.busy));
+        let hold = handover.hold();
+        let own = (self.held != hold).then(|| name(&self.settings.me, self.busy));
         let others = self.peers.iter().filter(|(_, peer)| peer.asked.is_some());
         let others = others
-            .filter(|(_, peer)| peer.state.held != Some(handover.id))
+            .filter(|(_, peer)| peer.state.held != hold)
             .map(|(region, peer)| name(region, peer.state.busy));
         let all: Vec<String> = own.into_iter().chain(others).collect();
         (!all.is_empty()).then(|| all.join(", "))

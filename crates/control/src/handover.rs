@@ -5,12 +5,16 @@ use std::time::Duration;
 use pangea_base::{Epoch, Position, RegionId};
 use serde::{Deserialize, Serialize};
 
+use crate::interface::{Hold, Scope};
+
 /// Where a switchover is, at the old primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// A checkpoint is written while clients go on, so that the one at shutdown is small.
     Preparing,
-    /// All gateways hold new transactions; those under way may end.
+    /// All gateways keep new transaction blocks waiting; those under way may end, and statements outside of blocks go on.
+    Quiescing,
+    /// All gateways hold whatever is new; what is under way may end.
     Holding,
     /// The server shuts down, and so ships all of its log.
     Stopping,
@@ -29,6 +33,8 @@ pub(crate) struct Handover {
     pub(crate) stage: Stage,
     /// When the stage began.
     pub(crate) since: Duration,
+    /// Until then nothing of the clients may be under way any more.
+    pub(crate) deadline: Duration,
     /// The target may have been told that the server has stopped: until the transition is out of the topology it may
     /// claim.
     pub(crate) offered: bool,
@@ -37,21 +43,30 @@ pub(crate) struct Handover {
 impl Handover {
     pub(crate) fn enter(&mut self, now: Duration, stage: Stage) {
         self.offered |= matches!(stage, Stage::Offered(_));
+        if stage == Stage::Quiescing {
+            self.deadline = now + self.timeout;
+        }
         (self.stage, self.since) = (stage, now);
     }
 
     /// Whether the server must not write.
     pub(crate) fn stops(&self) -> bool {
         match self.stage {
-            Stage::Preparing | Stage::Holding => false,
+            Stage::Preparing | Stage::Quiescing | Stage::Holding => false,
             Stage::Stopping | Stage::Offered(_) => true,
             Stage::RollingBack(_) => self.offered,
         }
     }
 
-    /// Whether clients are held.
-    pub(crate) fn holds(&self) -> bool {
-        self.stage == Stage::Holding || self.stops()
+    /// What of the clients is held.
+    pub(crate) fn hold(&self) -> Option<Hold> {
+        let scope = match self.stage {
+            Stage::Quiescing => Scope::Blocks,
+            Stage::Holding => Scope::All,
+            _ if self.stops() => Scope::All,
+            _ => return None,
+        };
+        Some(Hold { transition: self.id, scope })
     }
 }
 
@@ -75,6 +90,8 @@ pub enum StepKind {
     Began,
     /// The checkpoint ahead of the hold is written.
     Prepared,
+    /// No client of any region has a transaction block open.
+    Quiet,
     /// No client of any region has anything under way.
     Held,
     /// The server has shut down; its last checkpoint begins here.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pangea_base::{Epoch, RegionId};
+use serde::{Deserialize, Serialize};
 
 use crate::lease::Lease;
 use crate::state::PeerState;
@@ -64,6 +65,25 @@ pub enum Desired {
     Stopped,
 }
 
+/// What is to wait while the primary is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// New transaction blocks: they may last for many round trips. Statements outside of blocks go on.
+    Blocks,
+    /// All that is new.
+    All,
+}
+
+/// A hold of clients' writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The transition that it is for.
+    pub transition: u64,
+    /// What waits.
+    pub scope: Scope,
+}
+
 /// What a region's gateway is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
@@ -73,10 +93,18 @@ pub struct Gate {
     pub primary: RegionId,
     /// The primary takes writes, as far as is known.
     pub open: bool,
-    /// Clients' writes are held for this transition.
-    pub hold: Option<u64>,
+    /// What of clients' writes is held.
+    pub hold: Option<Hold>,
     /// How safe commits are to be.
     pub durability: Durability,
+}
+
+impl Gate {
+    /// What may not begin on the primary.
+    #[must_use]
+    pub fn holds(&self) -> Option<Scope> {
+        if self.open { self.hold.map(|hold| hold.scope) } else { Some(Scope::All) }
+    }
 }
 
 /// What is to be so now.

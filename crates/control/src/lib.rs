@@ -39,7 +39,7 @@ pub use change::TopologyChange;
 pub use controller::{Controller, Settings};
 pub use decide::PREPARE_TIMEOUT;
 pub use handover::{Step, StepKind};
-pub use interface::{Desired, Gate, Loaded, Output, StoreWrite, Written};
+pub use interface::{Desired, Gate, Hold, Loaded, Output, Scope, StoreWrite, Written};
 pub use lease::Lease;
 pub use membership::removal_objection;
 pub use preflight::{Check, SwitchoverRequest};

@@ -3,6 +3,8 @@
 use pangea_base::{Epoch, Lsn, Position, RegionId, Timeline};
 use serde::{Deserialize, Serialize};
 
+use crate::interface::Hold;
+
 /// How a region's own server is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
@@ -72,11 +74,11 @@ pub struct PeerState {
     pub writable: bool,
     /// Whether it hears the primary, and that takes writes.
     pub hears_primary: bool,
-    /// As the primary it asks all regions to hold their clients' writes for this transition.
-    pub hold: Option<u64>,
-    /// It holds its clients' writes for this transition, and none is under way.
-    pub held: Option<u64>,
-    /// Client sessions whose transactions keep it from that.
+    /// As the primary it asks all regions to hold their clients' writes.
+    pub hold: Option<Hold>,
+    /// It holds its clients' writes so, and none of what the hold is for is under way.
+    pub held: Option<Hold>,
+    /// Client sessions that keep it from that.
     pub busy: u32,
     /// It has stopped for the target of a switchover.
     pub offer: Option<Offer>,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pangea_base::{Epoch, RegionId};
-use pangea_control::{Durability, Gate};
+use pangea_control::{Durability, Gate, Hold, Scope};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -28,7 +28,9 @@ pub(crate) struct GateWatch {
     /// Whether commits are to be on other regions before they are acknowledged.
     commits_elsewhere: AtomicBool,
     users: AtomicU64,
-    /// Told when the last user has left a closed gate.
+    /// Sessions with a transaction block open on the primary.
+    blocks: AtomicU64,
+    /// Told when the last user has left a closed gate, or the last block has ended.
     emptied: Arc<Notify>,
 }
 
@@ -41,7 +43,8 @@ impl GateWatch {
         let users = AtomicU64::new(if here { CLOSED } else { 0 });
         let (gate, primary_here) = (watch::channel(gate).0, AtomicBool::new(here));
         let commits_elsewhere = AtomicBool::new(false);
-        Self { region, gate, primary_here, commits_elsewhere, users, emptied: Arc::default() }
+        let blocks = AtomicU64::new(0);
+        Self { region, gate, primary_here, commits_elsewhere, users, blocks, emptied: Arc::default() }
     }
 
     /// Changes it; nothing happens when it is so already.
@@ -50,7 +53,7 @@ impl GateWatch {
             return;
         }
         // Closed before sessions are told, opened before they are told.
-        if self.holds(&gate) {
+        if gate.holds() == Some(Scope::All) {
             self.users.fetch_or(CLOSED, Ordering::SeqCst);
         } else {
             self.users.fetch_and(!CLOSED, Ordering::SeqCst);
@@ -60,11 +63,6 @@ impl GateWatch {
         self.commits_elsewhere.store(elsewhere, Ordering::SeqCst);
         self.gate.send_replace(gate);
         self.emptied.notify_waiters();
-    }
-
-    /// Whether nothing may begin on the primary.
-    pub(crate) fn holds(&self, gate: &Gate) -> bool {
-        gate.hold.is_some() || !gate.open
     }
 
     pub(crate) fn now(&self) -> Gate {
@@ -87,12 +85,15 @@ impl GateWatch {
         self.gate.subscribe()
     }
 
-    /// The transition that the gateway holds for, once nothing is under way; and how many sessions keep it from that.
-    pub(crate) fn held(&self) -> (Option<u64>, u32) {
-        // In this order: once a hold is seen nobody enters any more.
+    /// What is held, once nothing of that is under way; and how many sessions keep it from that.
+    pub(crate) fn held(&self) -> (Option<Hold>, u32) {
+        // In this order: once a hold of all is seen nobody enters any more.
         let hold = self.gate.borrow().hold;
-        let users = self.users.load(Ordering::SeqCst) & !CLOSED;
-        (hold.filter(|_| users == 0), u32::try_from(users).unwrap_or(u32::MAX))
+        let busy = match hold.map(|hold| hold.scope) {
+            Some(Scope::Blocks) => self.blocks.load(Ordering::SeqCst),
+            Some(Scope::All) | None => self.users.load(Ordering::SeqCst) & !CLOSED,
+        };
+        (hold.filter(|_| busy == 0), u32::try_from(busy).unwrap_or(u32::MAX))
     }
 
     /// Told when [`Self::held`] may have changed.
@@ -107,6 +108,18 @@ impl GateWatch {
         }
         self.leave();
         false
+    }
+
+    /// A session has a transaction block open on the primary. Counted from when it was sent, so that a session that has
+    /// not heard of a hold yet may begin one after none was counted: the hold of all that follows is what is exact.
+    pub(crate) fn block_begins(&self) {
+        self.blocks.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn block_ends(&self) {
+        if self.blocks.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.emptied.notify_waiters();
+        }
     }
 
     pub(crate) fn leave(&self) {
@@ -143,19 +156,29 @@ mod tests {
         let epoch = Epoch(1);
         gate.set(Gate { epoch, primary: a.clone(), open: true, hold: None, durability: Durability::Async });
         assert!(gate.enter());
-        gate.set(Gate {
-            epoch,
-            primary: a.clone(),
-            open: true,
-            hold: Some(7),
-            durability: Durability::Async,
-        });
+        let hold = Hold { transition: 7, scope: Scope::All };
+        let durability = Durability::Async;
+        gate.set(Gate { epoch, primary: a.clone(), open: true, hold: Some(hold), durability });
         assert!(!gate.enter());
         assert_eq!(gate.held(), (None, 1));
         gate.leave();
-        assert_eq!(gate.held(), (Some(7), 0));
+        assert_eq!(gate.held(), (Some(hold), 0));
         gate.set(Gate { epoch, primary: a, open: true, hold: None, durability: Durability::Async });
         assert!(gate.enter());
+    }
+
+    #[test]
+    fn a_hold_of_blocks_lets_others_enter() {
+        let (a, b): (RegionId, RegionId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let gate = GateWatch::new(b, a.clone());
+        let hold = Hold { transition: 7, scope: Scope::Blocks };
+        gate.block_begins();
+        let (epoch, durability) = (Epoch(1), Durability::Async);
+        gate.set(Gate { epoch, primary: a, open: true, hold: Some(hold), durability });
+        assert!(gate.enter());
+        assert_eq!(gate.held(), (None, 1));
+        gate.block_ends();
+        assert_eq!(gate.held(), (Some(hold), 0));
     }
 
     #[test]

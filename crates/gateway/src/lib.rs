@@ -44,7 +44,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use pangea_control::Gate;
+use pangea_control::{Gate, Hold};
 use pangea_pgwire::{ErrorFields, SqlState};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -184,10 +184,10 @@ impl Gateway {
         self.shared.peers.set(&self.shared, peers)
     }
 
-    /// The transition that clients' writes are held for, once none is under way; and the number of sessions that keep
-    /// it from that.
+    /// What is held of clients' writes, once nothing of that is under way; and the number of sessions that keep it from
+    /// that.
     #[must_use]
-    pub fn held(&self) -> (Option<u64>, u32) {
+    pub fn held(&self) -> (Option<Hold>, u32) {
         self.shared.gate.held()
     }
 

@@ -17,9 +17,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pangea_base::{Epoch, Position, Timeline};
 use pangea_consistency::{Reach, Setting};
+use pangea_control::Scope;
 use pangea_pgwire::ErrorFields;
 use pangea_pgwire::startup::Startup;
-use pangea_session::{Access, Environment, Leg, Session, SessionOptions};
+use pangea_session::{Access, Environment, Held, Leg, Session, SessionOptions};
 use pangea_sql::Batch;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -156,6 +157,14 @@ impl Environment for World<'_> {
     fn leave_primary(&mut self) {
         self.gate.leave();
     }
+
+    fn block_begins(&mut self) {
+        self.gate.block_begins();
+    }
+
+    fn block_ends(&mut self) {
+        self.gate.block_ends();
+    }
 }
 
 /// What interrupts the moving of bytes.
@@ -289,6 +298,9 @@ fn stopped(shared: Arc<Shared>) -> Pending<()> {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.session.has_block() {
+            self.shared.gate.block_ends();
+        }
         if self.session.has_entered() {
             self.shared.gate.leave();
         }
@@ -570,7 +582,11 @@ impl Running {
             let route = self.primary_route.clone();
             self.session.primary_moved(|startup| route.label(startup, Kind::Session));
         }
-        self.session.hold_primary(self.shared.gate.holds(&gate));
+        self.session.hold_primary(match gate.holds() {
+            None => Held::Nothing,
+            Some(Scope::Blocks) => Held::Blocks,
+            Some(Scope::All) => Held::All,
+        });
     }
 
     fn advance(&mut self) {

@@ -6,6 +6,7 @@ use pangea_consistency::{Level, Reach};
 use pangea_pgwire::{ErrorFields, SqlState, build};
 
 use crate::leg::{Expect, Leg, LinkState};
+use crate::moving::Held;
 use crate::own;
 use crate::session::{Access, Environment, Session, Transaction};
 use crate::settings::{IDENTITY, SET_UP_MAX};
@@ -123,14 +124,18 @@ impl Session {
     fn enter(&mut self, environment: &mut impl Environment) -> bool {
         // What goes on there is let end; but a session that would never be idle must not go on for ever.
         let begins = !matches!(self.transaction, Transaction::Primary) || self.begin.is_some();
+        let in_block = !matches!(self.transaction, Transaction::Idle);
         self.commits_elsewhere = environment.commits_elsewhere();
-        if self.entered && !(self.primary_held && begins) {
-            return true;
-        }
-        if !self.entered && !self.primary_held {
+        let held = begins
+            && match self.primary_held {
+                Held::Nothing => false,
+                Held::Blocks => in_block || self.pending.front().is_some_and(|unit| unit.begins),
+                Held::All => true,
+            };
+        if !self.entered && !held {
             self.entered = environment.enter_primary();
         }
-        self.held_back = !self.entered || self.primary_held;
+        self.held_back = !self.entered || held;
         !self.held_back
     }
 

@@ -44,6 +44,7 @@ mod tests;
 mod unit;
 
 pub use leg::Leg;
+pub use moving::Held;
 pub use observe::Activity;
 pub use own::{ALIASES, START_SQL};
 pub use session::{Access, Environment, Session, SessionOptions, SharedOptions, UNIT_LEN_MAX};

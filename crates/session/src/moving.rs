@@ -8,12 +8,39 @@
 use pangea_pgwire::startup::Startup;
 
 use crate::leg::{Expect, Leg, LinkState};
-use crate::session::{Access, Phase, Session, Transaction};
+use crate::session::{Access, Environment, Phase, Session, Transaction};
+
+/// What may not begin on the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// All may.
+    Nothing,
+    /// Transaction blocks.
+    Blocks,
+    /// Nothing may.
+    All,
+}
 
 impl Session {
-    /// Holds back what is new for the primary (or no longer does): it is being moved.
-    pub fn hold_primary(&mut self, held: bool) {
+    /// Holds back what is new for the primary, or no longer does: it is being moved.
+    pub fn hold_primary(&mut self, held: Held) {
         self.primary_held = held;
+    }
+
+    /// Whether a block that the caller was told of is still open.
+    #[must_use]
+    pub fn has_block(&self) -> bool {
+        self.block_counted
+    }
+
+    /// Tells of a transaction block on the primary that has begun or ended.
+    pub(crate) fn count_block(&mut self, environment: &mut impl Environment) {
+        let begins = || self.in_flight.iter().any(|unit| unit.begins && unit.leg == Some(Leg::Primary));
+        let open = self.phase != Phase::Over
+            && (matches!(self.transaction, Transaction::Primary) || self.keeps_local() || begins());
+        if open != std::mem::replace(&mut self.block_counted, open) {
+            if open { environment.block_begins() } else { environment.block_ends() }
+        }
     }
 
     /// Whether the caller's leave to use the primary is to be given back when the session ends.
@@ -60,7 +87,7 @@ impl Session {
 
     /// Whether the session leaves the primary as soon as nothing is under way there.
     fn leaves_primary(&self) -> bool {
-        self.primary_held && !self.stays_on(Leg::Primary)
+        self.primary_held == Held::All && !self.stays_on(Leg::Primary)
     }
 
     fn is_idle_on_primary(&self) -> bool {

@@ -7,6 +7,7 @@ use pangea_pgwire::{ErrorFields, SqlState, build, fields, message};
 
 use crate::conclude::other;
 use crate::leg::{Expect, Leg};
+use crate::moving::Held;
 use crate::session::{Access, OUTPUT_LEN_MAX, Phase, Session, Transaction};
 use crate::shared;
 use crate::unit::Unit;
@@ -284,7 +285,7 @@ impl Session {
         let error = &error[HEADER_LEN..];
         let told = fields::code(error) == Some(SqlState::ADMIN_SHUTDOWN)
             && fields::field(error, b'M') != Some(KILLED);
-        told && leg == self.access.home() && self.access != Access::Local && !self.primary_held
+        told && leg == self.access.home() && self.access != Access::Local && self.primary_held != Held::All
     }
 
     /// Passes on a notification. Its sender is named by process: the session's own process on the primary is told

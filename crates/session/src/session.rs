@@ -12,6 +12,7 @@ use pangea_pgwire::{ErrorFields, SqlState, build};
 use pangea_sql::Batch;
 
 use crate::leg::{Expect, Leg, Link, LinkState};
+use crate::moving::Held;
 use crate::own::{self, Refusals};
 use crate::prepared::{Portals, Statements};
 use crate::settings::{SetUp, Settings};
@@ -60,6 +61,12 @@ pub trait Environment {
 
     /// Nothing of the session is under way on the primary any more.
     fn leave_primary(&mut self);
+
+    /// The session has a transaction block open on the primary.
+    fn block_begins(&mut self);
+
+    /// It has no more.
+    fn block_ends(&mut self);
 }
 
 /// Which servers a session uses.
@@ -204,9 +211,11 @@ pub struct Session {
     /// Nothing is sent for the client while a cancel request is on its way.
     pub(crate) on_hold: bool,
     /// The primary is being moved: the session leaves it.
-    pub(crate) primary_held: bool,
+    pub(crate) primary_held: Held,
     /// The session has leave to use the primary, and it counts as one that does.
     pub(crate) entered: bool,
+    /// The caller was told of a transaction block on the primary, and not of its end.
+    pub(crate) block_counted: bool,
     /// The pending unit waits for that leave.
     pub(crate) held_back: bool,
     /// The local server is the primary: what runs there uses it.
@@ -327,7 +336,8 @@ impl Session {
             moving_unit: false,
             confirming: None,
             on_hold: false,
-            primary_held: false,
+            primary_held: Held::Nothing,
+            block_counted: false,
             entered: access == Access::Primary && welcome.is_none(),
             held_back: false,
             local_is_primary: false,
@@ -378,6 +388,7 @@ impl Session {
                 environment.leave_primary();
             }
             if !progress || self.phase == Phase::Over {
+                self.count_block(environment);
                 return;
             }
         }

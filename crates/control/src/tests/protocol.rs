@@ -3,7 +3,7 @@
 use pangea_base::Epoch;
 
 use crate::{
-    Cause, Controller, Desired, Durability, Lease, Outcome, Server, StepKind, SwitchoverRequest,
+    Cause, Controller, Desired, Durability, Hold, Lease, Outcome, Scope, Server, StepKind, SwitchoverRequest,
     TopologyChange, Transition, Written,
 };
 
@@ -147,11 +147,16 @@ fn the_steps_of_a_switchover_are_recorded() {
     a.loaded(seconds(0.3), loaded((3, 2), &begun, &renewed));
     assert_eq!(poll(&mut a, 0.3).1.prepare, Some(5));
     a.prepared(5);
-    assert_eq!(poll(&mut a, 0.31).1.gate.unwrap().hold, Some(5));
-    a.gateway(Some(5), 0);
-    let mut held = says("b", standby(1, 100));
-    (held.held, held.at_us) = (Some(5), 2);
-    a.heard(seconds(0.32), held);
+    for (number, scope) in [(2, Scope::Blocks), (3, Scope::All)] {
+        let hold = Some(Hold { transition: 5, scope });
+        let output = poll(&mut a, 0.31).1;
+        assert_eq!((output.desired, output.gate.unwrap().hold), (Desired::Primary, hold));
+        a.gateway(hold, 0);
+        assert_eq!(poll(&mut a, 0.31).1.desired, Desired::Primary, "b has not answered");
+        let mut held = says("b", standby(1, 100));
+        (held.held, held.at_us) = (hold, number);
+        a.heard(seconds(0.32), held);
+    }
     assert_eq!(poll(&mut a, 0.33).1.desired, Desired::Stopped);
     let checkpoint = position(1, 120);
     a.server(Server::Stopped { checkpoint });
@@ -177,9 +182,9 @@ fn the_steps_of_a_switchover_are_recorded() {
 
     let kinds = |it: &Controller| it.steps().into_iter().map(|step| step.kind).collect::<Vec<_>>();
     let writable = StepKind::Writable;
-    let began = [writable.clone(), StepKind::Began, StepKind::Prepared, StepKind::Held];
-    assert_eq!(kinds(&a)[..4], began);
-    assert_eq!(kinds(&a)[4], StepKind::Stopped { checkpoint });
+    let began = [writable.clone(), StepKind::Began, StepKind::Prepared, StepKind::Quiet, StepKind::Held];
+    assert_eq!(kinds(&a)[..5], began);
+    assert_eq!(kinds(&a)[5], StepKind::Stopped { checkpoint });
     let claimed = StepKind::Claimed { epoch: Epoch(2) };
     assert_eq!(kinds(&b), [StepKind::CaughtUp, claimed, writable]);
     assert!(a.steps().iter().skip(1).all(|step| step.transition == Some(5)), "{:?}", a.steps());

@@ -1,6 +1,6 @@
 //! What flows: the stream of the log, and clients' writes.
 
-use crate::{Durability, TopologyChange};
+use crate::{Durability, Scope, TopologyChange};
 
 use super::invariants::Violation;
 use super::server::{Action, Mode};
@@ -191,7 +191,11 @@ impl World {
             return;
         }
         let Some((primary, epoch)) = self.primary_of(index) else { return };
-        if self.regions[index].gate.as_ref().is_some_and(|gate| gate.hold.is_some()) {
+        if self.regions[index]
+            .gate
+            .as_ref()
+            .is_some_and(|gate| gate.hold.is_some_and(|hold| hold.scope == Scope::All))
+        {
             return;
         }
         self.regions[index].under_way += 1;

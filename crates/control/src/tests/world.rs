@@ -11,8 +11,8 @@ use std::time::Duration;
 use pangea_base::{Lsn, RegionId};
 
 use crate::{
-    Controller, Durability, Gate, Loaded, Member, Output, PeerState, Policy, Server, Settings, StoreWrite,
-    Topology, TopologyChange, Written,
+    Controller, Durability, Gate, Hold, Loaded, Member, Output, PeerState, Policy, Scope, Server, Settings,
+    StoreWrite, Topology, TopologyChange, Written,
 };
 
 use super::invariants::{Invariant, Violation, Witness, violated};
@@ -101,6 +101,8 @@ pub(super) struct Region {
     preparing: Option<u64>,
     /// Writes of this region's clients that are under way.
     pub(super) under_way: u32,
+    /// The transition before which its clients' transaction blocks have ended.
+    quiet: Option<u64>,
     pub(super) server: Postgres,
 }
 
@@ -116,7 +118,7 @@ impl Region {
     }
 
     pub(super) fn writable(&self, real: u64) -> bool {
-        let open = self.gate.as_ref().is_some_and(|gate| gate.open && gate.hold.is_none());
+        let open = self.gate.as_ref().is_some_and(|gate| gate.holds() != Some(Scope::All));
         open && self.controller.is_some() && self.lease_until.is_some_and(|until| self.local(real) < until)
     }
 }
@@ -484,7 +486,17 @@ impl World {
         let (now, wall) = (region.local(real), region.wall + real / 1_000_000);
         let Some(controller) = &mut region.controller else { return Ok(()) };
         let hold = region.gate.as_ref().and_then(|gate| gate.hold);
-        controller.gateway(hold.filter(|_| region.under_way == 0), region.under_way);
+        let ended = |hold: &Hold| match hold.scope {
+            Scope::Blocks => {
+                // Blocks that the model knows nothing of end when they like.
+                if self.rng.between(0, 2) == 0 {
+                    region.quiet = Some(hold.transition);
+                }
+                region.quiet == Some(hold.transition)
+            }
+            Scope::All => region.under_way == 0,
+        };
+        controller.gateway(hold.filter(ended), region.under_way);
         let output = controller.poll(now, wall);
         self.apply(index, output)
     }
@@ -561,6 +573,7 @@ impl Region {
             loading: None,
             preparing: None,
             under_way: 0,
+            quiet: None,
             server: Postgres::new(),
         }
     }

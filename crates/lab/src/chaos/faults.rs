@@ -183,6 +183,7 @@ impl Stage<'_> {
         let told_by = match step {
             SwitchoverStep::Began
             | SwitchoverStep::Prepared
+            | SwitchoverStep::Quiet
             | SwitchoverStep::Held
             | SwitchoverStep::Stopped => &self.cast.primary,
             SwitchoverStep::CaughtUp | SwitchoverStep::Claimed | SwitchoverStep::Writable => to,
@@ -211,6 +212,7 @@ fn is(kind: &StepKind, step: SwitchoverStep) -> bool {
     match kind {
         StepKind::Began => step == SwitchoverStep::Began,
         StepKind::Prepared => step == SwitchoverStep::Prepared,
+        StepKind::Quiet => step == SwitchoverStep::Quiet,
         StepKind::Held => step == SwitchoverStep::Held,
         StepKind::Stopped { .. } => step == SwitchoverStep::Stopped,
         StepKind::CaughtUp => step == SwitchoverStep::CaughtUp,

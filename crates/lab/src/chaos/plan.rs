@@ -37,6 +37,8 @@ pub enum SwitchoverStep {
     Began,
     /// The old primary has written its checkpoint.
     Prepared,
+    /// No region has a transaction block open.
+    Quiet,
     /// All regions hold their clients.
     Held,
     /// The old primary's server has shut down.
@@ -200,13 +202,14 @@ fn target(rng: &mut Rng) -> Target {
 }
 
 fn step(rng: &mut Rng) -> SwitchoverStep {
-    match rng.below(7) {
+    match rng.below(8) {
         0 => SwitchoverStep::Began,
         1 => SwitchoverStep::Prepared,
         2 => SwitchoverStep::Held,
         3 => SwitchoverStep::Stopped,
         4 => SwitchoverStep::CaughtUp,
         5 => SwitchoverStep::Claimed,
+        6 => SwitchoverStep::Quiet,
         _ => SwitchoverStep::Writable,
     }
 }
@@ -262,6 +265,7 @@ impl fmt::Display for SwitchoverStep {
         f.write_str(match self {
             Self::Began => "began",
             Self::Prepared => "prepared",
+            Self::Quiet => "quiet",
             Self::Held => "held",
             Self::Stopped => "stopped",
             Self::CaughtUp => "caught-up",

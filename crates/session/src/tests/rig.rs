@@ -58,6 +58,8 @@ pub(super) struct World {
     pub(super) commits_elsewhere: bool,
     /// Leaves to use the primary that were given and not given back.
     pub(super) users: i32,
+    /// Transaction blocks on the primary that the session has told of.
+    pub(super) blocks: i32,
 }
 
 impl Environment for World {
@@ -103,6 +105,14 @@ impl Environment for World {
 
     fn leave_primary(&mut self) {
         self.users -= 1;
+    }
+
+    fn block_begins(&mut self) {
+        self.blocks += 1;
+    }
+
+    fn block_ends(&mut self) {
+        self.blocks -= 1;
     }
 }
 
@@ -189,6 +199,7 @@ impl Rig {
                 primary: false,
                 commits_elsewhere: false,
                 users: 0,
+                blocks: 0,
             },
             local: Server::new(local, 11),
             primary: Server::new(primary, 22),

@@ -69,7 +69,7 @@ pub(super) async fn tells_what_happened(lab: &Lab) {
     assert!(report["checkpoint"].is_string() || report["checkpoint"].is_object(), "{report}");
     let steps: Vec<&str> =
         report["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
-    assert_eq!(steps, ["began", "prepared", "held", "stopped", "caught_up", "claimed", "writable"]);
+    assert_eq!(steps, ["began", "prepared", "quiet", "held", "stopped", "caught_up", "claimed", "writable"]);
     settled(lab, US).await;
 }
 
