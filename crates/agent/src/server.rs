@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::{ServerError, chain};
 use crate::promote::{end_hung_standbys, promote, promotion, set_synchronous, wait_replayed};
-use crate::recovery::{ClusterState, control_data};
+use crate::recovery::{ClusterState, control_data, has_last_checkpoint};
 use crate::rejoin::Line;
 use crate::settings::ServerSpec;
 use crate::successor::{self, Reader, Was};
@@ -552,12 +552,31 @@ impl Care {
     }
 
     /// Shuts it down in order, and tells where its log ends if it did.
-    async fn shut_down(&self, child: &mut Child) {
+    ///
+    /// That is as soon as its last checkpoint is written. Its process lives on until every standby has confirmed all of
+    /// the log, the farthest too; it is ended when it is to be something else by then.
+    async fn shut_down(&mut self, child: &mut Child) {
         let spec = &self.spec;
         if let Err(error) = end_hung_standbys(&spec.socket_dir).await {
             tracing::debug!(%error, server = spec.name, "standbys that hang may delay the shutdown");
         }
-        postmaster::stop(child).await;
+        tokio::select! {
+            () = postmaster::stop(child) => return self.tell_end().await,
+            () = has_last_checkpoint(&spec.pgdata) => self.tell_end().await,
+        }
+        let runs_again = |orders: &Orders| matches!(orders.role, Desired::Primary | Desired::Standby);
+        let ended = tokio::select! {
+            () = postmaster::stop(child) => true,
+            Ok(_) = self.orders.wait_for(runs_again) => false,
+        };
+        if !ended {
+            self.kill(child).await;
+        }
+    }
+
+    /// Tells where the log of a server that was shut down ends.
+    async fn tell_end(&self) {
+        let spec = &self.spec;
         match control_data(&spec.bin, &spec.pgdata).await {
             Ok(data) if data.state == ClusterState::ShutDown => {
                 let checkpoint = Position { timeline: data.timeline, lsn: data.checkpoint };

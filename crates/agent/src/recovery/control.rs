@@ -71,6 +71,24 @@ pub async fn control_data(bin: &PgBin, pgdata: &Path) -> Result<ControlData, Rec
     parse(&String::from_utf8_lossy(&output.stdout))
 }
 
+/// Returns when the control file seems to say that the primary on `pgdata` has written its last checkpoint, and
+/// nothing after it; [`control_data`] tells for certain. To ask that over and over would cost a process each time.
+pub(crate) async fn has_last_checkpoint(pgdata: &Path) {
+    const POLL: Duration = Duration::from_millis(2);
+    /// `ControlFileData.state`, the same in all versions that are supported (PostgreSQL's `catalog/pg_control.h`).
+    const STATE: std::ops::Range<usize> = 16..20;
+    const SHUT_DOWN: i32 = 1;
+    let path = pgdata.join("global/pg_control");
+    loop {
+        let state = std::fs::read(&path).ok();
+        let state = state.as_deref().and_then(|data| data.get(STATE)?.try_into().ok());
+        if state.map(i32::from_ne_bytes) == Some(SHUT_DOWN) {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 fn parse(text: &str) -> Result<ControlData, RecoveryError> {
     let field = |name: &'static str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim));

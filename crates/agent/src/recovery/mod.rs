@@ -38,6 +38,7 @@ mod target;
 mod waldump;
 
 pub use apply::{Applied, ApplyOptions, Conflict, ConflictReason, apply};
+pub(crate) use control::has_last_checkpoint;
 pub use control::{ClusterState, ControlData, control_data};
 pub use error::RecoveryError;
 pub use extract::{Extract, Extracted, extract};
