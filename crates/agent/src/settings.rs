@@ -119,7 +119,7 @@ impl ServerSpec {
 }
 
 /// The same in every region: a standby refuses to start with lower limits than its primary's.
-const FIXED: [(&str, &str); 20] = [
+const FIXED: [(&str, &str); 21] = [
     ("max_connections", "200"),
     ("max_prepared_transactions", "64"),
     // 11 regions of one server and three readers, each with a second connection while it is cloned.
@@ -133,6 +133,9 @@ const FIXED: [(&str, &str); 20] = [
     ("wal_keep_size", "'256MB'"),
     // How much the slots that lost transactions are decoded from may hold back (`recovery::slots`).
     ("max_slot_wal_keep_size", "'1GB'"),
+    // After a crash every file is made durable before the log is replayed: one by one that takes a second or more, as a
+    // whole file system tens of milliseconds, unless something else writes much to the same one.
+    ("recovery_init_sync_method", "'syncfs'"),
     ("hot_standby", "on"),
     // Long reads in a secondary are not cancelled by vacuum on the primary.
     ("hot_standby_feedback", "on"),
