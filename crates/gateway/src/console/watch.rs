@@ -14,6 +14,7 @@ use pangea_session::{Activity, Leg, Session};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::clients::{Client, Linked, Registered};
+use super::idle::{Overstay, Rest};
 use super::stats::Counter;
 use crate::buffer::FrameTracker;
 
@@ -39,6 +40,8 @@ pub(crate) struct Watch {
     begun: bool,
     /// When what the client waits for was asked.
     query_began: Option<Instant>,
+    /// What the client has been answered last has left a transaction open.
+    in_transaction: bool,
     transaction_began: Option<Instant>,
     wait_began: Option<Instant>,
     activity: Activity,
@@ -67,6 +70,7 @@ impl Watch {
             followed: 0,
             begun: false,
             query_began: None,
+            in_transaction: false,
             transaction_began: None,
             wait_began: Some(now),
             activity: Activity::Waiting,
@@ -121,7 +125,9 @@ impl Watch {
             }
         });
         self.followed = output.len();
-        self.begun = begun;
+        if begun && !std::mem::replace(&mut self.begun, true) && !asks_for_more(session) {
+            self.rest(Instant::now());
+        }
         if answers > 0 {
             self.answered(answers, transactions, open, session);
         }
@@ -141,11 +147,32 @@ impl Watch {
             }
         }
         // A pipeline goes on: what follows is timed from here.
-        let more = session.has_request() || session.busy().is_some();
+        let more = asks_for_more(session);
         self.query_began = more.then_some(now);
+        self.in_transaction = open;
+        if !more {
+            self.rest(now);
+        }
         if transactions > 0 {
             self.transaction_began = (open || more).then_some(now);
         }
+    }
+
+    /// Nothing is asked for from now on.
+    fn rest(&self, since: Instant) {
+        let in_transaction = self.in_transaction;
+        self.client().set_rest(Some(Rest { since, in_transaction }));
+    }
+
+    /// Whether the client has asked for nothing for longer than it may.
+    pub(crate) fn overstays(&self, session: &mut Session) -> Option<Overstay> {
+        let overstay = self.registered.overstays()?;
+        if session.client_output().is_empty() && !asks_for_more(session) {
+            return Some(overstay);
+        }
+        // It is still taking what it has asked for.
+        self.rest(Instant::now());
+        None
     }
 
     fn turn(&mut self, activity: Activity) {
@@ -166,6 +193,7 @@ impl Watch {
             self.query_began = Some(now);
             self.transaction_began.get_or_insert(now);
             self.client().requested(now);
+            self.client().set_rest(None);
         }
     }
 
@@ -246,6 +274,11 @@ impl Watch {
     pub(crate) fn is_on_hold(&self) -> bool {
         self.on_hold
     }
+}
+
+/// Whether the client has asked for something that it has no answer to.
+fn asks_for_more(session: &Session) -> bool {
+    session.has_request() || session.busy().is_some()
 }
 
 /// The error of a statement or client that has waited for the end of a pause in vain.
