@@ -373,13 +373,14 @@ impl Pool {
         }
     }
 
-    /// Gives places to those who wait, as long as there are any. What other pools have too many of, if that is why
-    /// somebody still waits.
+    /// Gives places to those who wait, as long as there are any. Tells the limit over several pools that keeps somebody
+    /// waiting.
     fn grant(self: &Arc<Self>) -> Option<Full> {
         let mut inner = self.lock();
         loop {
             while inner.queue.pop_front_if(|first| first.answer.is_closed()).is_some() {}
-            if inner.queue.is_empty() || inner.open >= inner.bounds.size {
+            let is_wanted = !inner.queue.is_empty() && inner.open < inner.bounds.size;
+            if !is_wanted {
                 if self.ledger.is_starving() {
                     self.ledger.satisfy(&self.key);
                 }
@@ -388,7 +389,7 @@ impl Pool {
             if let Err(full) = self.ledger.open(Instant::now(), &self.key, inner.open) {
                 return Some(full);
             }
-            let Some(first) = inner.queue.pop_front() else { continue };
+            let first = inner.queue.pop_front()?;
             let lease = self.place(&mut inner, first.profile);
             // It may have given up: its place goes to the next.
             if let Err(Turn::Place(mut lease)) = first.answer.send(Turn::Place(lease)) {

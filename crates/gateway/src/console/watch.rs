@@ -42,6 +42,8 @@ pub(crate) struct Watch {
     query_began: Option<Instant>,
     /// What the client has been answered last has left a transaction open.
     in_transaction: bool,
+    /// The client has asked for nothing since, and others are told since when.
+    rests: bool,
     transaction_began: Option<Instant>,
     wait_began: Option<Instant>,
     activity: Activity,
@@ -71,6 +73,7 @@ impl Watch {
             begun: false,
             query_began: None,
             in_transaction: false,
+            rests: false,
             transaction_began: None,
             wait_began: Some(now),
             activity: Activity::Waiting,
@@ -90,6 +93,10 @@ impl Watch {
     /// Notes what the session has done. Called before its output is written.
     pub(crate) fn look(&mut self, session: &mut Session) {
         self.follow(session);
+        // It has just begun, or has sent what nothing answers: the rest of a COPY that has failed.
+        if self.begun && !self.rests && !asks_for_more(session) {
+            self.rest(Instant::now());
+        }
         let activity = session.activity();
         if activity != self.activity {
             self.turn(activity);
@@ -125,9 +132,7 @@ impl Watch {
             }
         });
         self.followed = output.len();
-        if begun && !std::mem::replace(&mut self.begun, true) && !asks_for_more(session) {
-            self.rest(Instant::now());
-        }
+        self.begun = begun;
         if answers > 0 {
             self.answered(answers, transactions, open, session);
         }
@@ -159,13 +164,14 @@ impl Watch {
     }
 
     /// Nothing is asked for from now on.
-    fn rest(&self, since: Instant) {
+    fn rest(&mut self, since: Instant) {
+        self.rests = true;
         let in_transaction = self.in_transaction;
         self.client().set_rest(Some(Rest { since, in_transaction }));
     }
 
     /// Whether the client has asked for nothing for longer than it may.
-    pub(crate) fn overstays(&self, session: &mut Session) -> Option<Overstay> {
+    pub(crate) fn overstays(&mut self, session: &mut Session) -> Option<Overstay> {
         let overstay = self.registered.overstays()?;
         if session.client_output().is_empty() && !asks_for_more(session) {
             return Some(overstay);
@@ -193,6 +199,8 @@ impl Watch {
             self.query_began = Some(now);
             self.transaction_began.get_or_insert(now);
             self.client().requested(now);
+        }
+        if std::mem::take(&mut self.rests) {
             self.client().set_rest(None);
         }
     }

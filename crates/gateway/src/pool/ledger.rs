@@ -75,8 +75,8 @@ impl Ledger {
     /// A connection of the pool is closed.
     pub(super) fn close(&self, key: &PoolKey) {
         let mut state = self.lock();
-        take_one(&mut state.databases, (key.server.clone(), key.database.clone()));
-        take_one(&mut state.users, (key.server.clone(), key.user.clone()));
+        take_one(&mut state.databases, &(key.server.clone(), key.database.clone()));
+        take_one(&mut state.users, &(key.server.clone(), key.user.clone()));
     }
 
     /// Nobody waits in the pool, or only for its own connections.
@@ -140,11 +140,11 @@ impl State {
     }
 }
 
-fn take_one(counts: &mut HashMap<(String, String), usize>, key: (String, String)) {
-    if let Some(count) = counts.get_mut(&key) {
+fn take_one(counts: &mut HashMap<(String, String), usize>, key: &(String, String)) {
+    if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
-            counts.remove(&key);
+            counts.remove(key);
         }
     }
 }

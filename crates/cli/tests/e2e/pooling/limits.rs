@@ -8,7 +8,7 @@ use pangea_node::{PoolConfig, PoolMode, PoolUserConfig};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::error::DbError;
 
-use crate::support::{Database, Lab, Session, US, code, eventually, id};
+use crate::support::{Database, Lab, Raw, Session, US, code, eventually, frame, id, startup};
 
 /// Users with pools of the default size.
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
@@ -235,18 +235,34 @@ pub(super) async fn connections_of_a_user_are_limited(lab: &Lab) {
     there.expect("SELECT 1", 1).await;
 }
 
+/// A client that learns too late that its COPY has failed: what it has sent meanwhile is not answered.
+async fn failed_copy(lab: &Lab, user: &str) -> Raw {
+    let mut client = Raw::dial(lab.entry(US).cluster).await;
+    client.log_in(&startup(196_608, &[("user", user), ("database", SHOP)]), user).await;
+    client.send(&frame(b'Q', b"COPY sold FROM STDIN\0")).await;
+    client.until(b'G').await;
+    client.send(&frame(b'd', b"no number\n")).await;
+    assert_eq!(client.error().await.map(|(code, _)| code).as_deref(), Some("22P02"));
+    client.until(b'Z').await;
+    client.send(&[frame(b'd', b"1\n"), frame(b'c', b"")].concat()).await;
+    client
+}
+
 pub(super) async fn idle_clients_are_disconnected(lab: &Lab) {
     configure(lab, &[("client_idle_timeout_s", 1)]).await;
     for user in ["alice", KEEPER] {
         let idle = shop(lab, user).named("idle");
         let (mut never_asked, mut asked) = (idle.connect().await, idle.connect().await);
         let (open, busy) = (idle.connect().await, idle.connect().await);
+        let mut failed = failed_copy(lab, user).await;
         asked.run("SET app.me = 'here'").await;
         open.run("BEGIN; INSERT INTO sold VALUES (1)").await;
         // For longer than a client may be idle.
         let long = busy.simple_query("SELECT pg_sleep(3)");
-        let (never_asked, asked, ran) = futures_util::join!(never_asked.end(), asked.end(), long);
-        assert_eq!((&*never_asked, &*asked), ("57P05", "57P05"), "{user}");
+        let (never_asked, asked, failed, ran) =
+            futures_util::join!(never_asked.end(), asked.end(), failed.error(), long);
+        let failed = failed.map(|(code, _)| code).unwrap_or_default();
+        assert_eq!([&*never_asked, &*asked, &*failed], ["57P05"; 3], "{user}");
         assert!(ran.is_ok(), "{user}: {ran:?}");
         open.run("ROLLBACK").await;
     }
