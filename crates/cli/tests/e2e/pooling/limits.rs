@@ -8,7 +8,7 @@ use pangea_node::{PoolConfig, PoolMode, PoolUserConfig};
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::error::DbError;
 
-use crate::support::{Database, Lab, Raw, Session, US, code, eventually, frame, id, startup};
+use crate::support::{Database, EU, Lab, Raw, Session, US, code, eventually, frame, id, startup};
 
 /// Users with pools of the default size.
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
@@ -31,6 +31,10 @@ pub(super) fn configuration() -> PoolConfig {
 
 /// Makes these the settings of `[pool]`, and all others the defaults.
 async fn configure(lab: &Lab, changes: &[(&str, usize)]) -> Session {
+    configure_at(lab, US, changes).await
+}
+
+async fn configure_at(lab: &Lab, region: &str, changes: &[(&str, usize)]) -> Session {
     let defaults = [
         ("default_pool_size", 20),
         ("max_db_connections", 0),
@@ -39,7 +43,7 @@ async fn configure(lab: &Lab, changes: &[(&str, usize)]) -> Session {
         ("client_idle_timeout_s", 0),
         ("idle_transaction_timeout_s", 0),
     ];
-    let file = lab.cluster.layout().region_config(&id(US));
+    let file = lab.cluster.layout().region_config(&id(region));
     let mut text = std::fs::read_to_string(&file).unwrap();
     for (key, value) in defaults.iter().chain(changes) {
         let lines = text.lines().map(|line| match line.split_once(" = ") {
@@ -50,7 +54,7 @@ async fn configure(lab: &Lab, changes: &[(&str, usize)]) -> Session {
         assert!(text.contains(&format!("{key} = {value}")), "{key}: {text}");
     }
     std::fs::write(&file, text).unwrap();
-    let console = lab.at(US).database("pangea").connect().await;
+    let console = lab.at(region).database("pangea").connect().await;
     console.run("RELOAD").await;
     for (key, value) in changes {
         assert_eq!(setting(&console, &format!("pool.{key}")).await.as_deref(), Some(&*value.to_string()));
@@ -249,16 +253,18 @@ async fn failed_copy(lab: &Lab, user: &str) -> Raw {
 }
 
 pub(super) async fn idle_clients_are_disconnected(lab: &Lab) {
-    configure(lab, &[("client_idle_timeout_s", 1)]).await;
+    configure(lab, &[("client_idle_timeout_s", 2)]).await;
     for user in ["alice", KEEPER] {
         let idle = shop(lab, user).named("idle");
-        let (mut never_asked, mut asked) = (idle.connect().await, idle.connect().await);
-        let (open, busy) = (idle.connect().await, idle.connect().await);
+        let mut never_asked = idle.connect().await;
         let mut failed = failed_copy(lab, user).await;
+        let mut asked = idle.connect().await;
         asked.run("SET app.me = 'here'").await;
+        let open = idle.connect().await;
         open.run("BEGIN; INSERT INTO sold VALUES (1)").await;
+        let busy = idle.connect().await;
         // For longer than a client may be idle.
-        let long = busy.simple_query("SELECT pg_sleep(3)");
+        let long = busy.simple_query("SELECT pg_sleep(4)");
         let (never_asked, asked, failed, ran) =
             futures_util::join!(never_asked.end(), asked.end(), failed.error(), long);
         let failed = failed.map(|(code, _)| code).unwrap_or_default();
@@ -270,7 +276,7 @@ pub(super) async fn idle_clients_are_disconnected(lab: &Lab) {
 }
 
 pub(super) async fn idle_transactions_are_rolled_back(lab: &Lab) {
-    configure(lab, &[("default_pool_size", 1), ("idle_transaction_timeout_s", 1)]).await;
+    configure(lab, &[("default_pool_size", 1), ("idle_transaction_timeout_s", 2)]).await;
     for user in ["alice", KEEPER] {
         let (outside, mut inside) = (shop(lab, user).connect().await, shop(lab, user).connect().await);
         inside.run("BEGIN; INSERT INTO sold VALUES (2)").await;
@@ -290,6 +296,35 @@ pub(super) async fn idle_transactions_are_rolled_back(lab: &Lab) {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in%'";
     eventually("no transaction is left open", async || (server.text(sql).await == "0").then_some(())).await;
     configure(lab, &[]).await;
+}
+
+/// Where reads and writes have servers of their own.
+pub(super) async fn the_limits_hold_in_another_region(lab: &Lab) {
+    configure_at(lab, EU, &[("default_pool_size", 1), ("query_wait_timeout_s", 1)]).await;
+    let at = |user: &str| lab.at(EU).user(user, user).database(SHOP);
+    lab.replicated(EU, "SELECT count(*) FROM pg_database WHERE datname = 'shop'").await;
+    let (holder, mut other) = (at("alice").connect().await, at("alice").connect().await);
+    holder.run("BEGIN; INSERT INTO sold VALUES (3)").await;
+    let error = other.simple_query("DELETE FROM sold").await.unwrap_err();
+    assert_eq!(code(&error), "53300");
+    // Reads are on another server.
+    other.expect("SELECT count(*) FROM sold", 0).await;
+    holder.run("ROLLBACK").await;
+
+    let limits = [("default_pool_size", 1), ("client_idle_timeout_s", 4), ("idle_transaction_timeout_s", 2)];
+    configure_at(lab, EU, &limits).await;
+    for user in ["alice", KEEPER] {
+        let mut inside = at(user).connect().await;
+        inside.run("BEGIN").await;
+        inside.expect("SELECT count(*) FROM sold", 0).await;
+        inside.run("INSERT INTO sold VALUES (4)").await;
+        assert_eq!(inside.end().await, "25P03", "{user}");
+        let after = at(user).connect().await;
+        after.run("INSERT INTO sold VALUES (5); DELETE FROM sold WHERE id = 5").await;
+        after.expect("SELECT count(*) FROM sold", 0).await;
+    }
+    assert_eq!(other.end().await, "57P05");
+    configure_at(lab, EU, &[]).await;
 }
 
 pub(super) async fn what_a_reload_does_not_change_is_told(lab: &Lab) {

@@ -76,6 +76,7 @@ fn limits_hold() {
             limits::connections_of_a_user_are_limited,
             limits::idle_clients_are_disconnected,
             limits::idle_transactions_are_rolled_back,
+            limits::the_limits_hold_in_another_region,
             limits::what_a_reload_does_not_change_is_told,
         ],
     );
