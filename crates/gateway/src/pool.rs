@@ -6,7 +6,7 @@
 //! another is closed.
 //!
 //! Who finds no free connection waits in a queue: first come, first served, with a bound. How many connections there may
-//! be in several pools together is the [ledger](ledger)'s; who waits because of other pools gets what is idle there.
+//! be in several pools together is the [ledger]'s; who waits because of other pools gets what is idle there.
 
 mod connect;
 mod ledger;
@@ -379,8 +379,7 @@ impl Pool {
         let mut inner = self.lock();
         loop {
             while inner.queue.pop_front_if(|first| first.answer.is_closed()).is_some() {}
-            let is_wanted = !inner.queue.is_empty() && inner.open < inner.bounds.size;
-            if !is_wanted {
+            if inner.queue.is_empty() || inner.open >= inner.bounds.size {
                 if self.ledger.is_starving() {
                     self.ledger.satisfy(&self.key);
                 }
