@@ -81,7 +81,7 @@ pub struct Pooling {
     pub endpoints: [Option<PoolMode>; 3],
     /// By user; comes before the endpoint.
     pub users: HashMap<String, PoolMode>,
-    /// Limits of each pool.
+    /// What can be changed while the gateway runs.
     pub limits: PoolLimits,
 }
 

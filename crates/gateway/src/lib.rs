@@ -33,7 +33,7 @@ mod uplink;
 pub use config::{Auth, EndpointLevels, GatewayConfig, Peer, PoolMode, Pooling, TlsFiles};
 pub use heartbeat::Control;
 pub use peers::PeerChanges;
-pub use pool::PoolLimits;
+pub use pool::{IdleTimeouts, PoolLimits};
 pub use status::{GatewayStatus, PeerStatus};
 pub use tls_check::{TlsFault, TlsFile, TlsProblem, check_name, check_tls};
 
@@ -157,6 +157,8 @@ impl Gateway {
             services.spawn(position.clone().poll());
         }
         services.spawn(shared.console.clone().sample());
+        shared.console.set_idle_timeouts(shared.config.pooling.limits.client_idle);
+        services.spawn(shared.console.clone().sweep());
         shared.peers.set(&shared, &shared.config.peers).map_err(StartError::Tls)?;
         Ok(Self { shared, stop, services: Mutex::new(services), threads: Handle::current() })
     }
@@ -182,6 +184,13 @@ impl Gateway {
     pub fn set_peers(&self, peers: &[Peer]) -> Result<PeerChanges, String> {
         let _on_its_threads = self.threads.enter();
         self.shared.peers.set(&self.shared, peers)
+    }
+
+    /// Makes these the limits of pools and clients. Connections that there are go on; when there may be fewer than before,
+    /// they are replaced as they come back.
+    pub fn set_pool_limits(&self, limits: PoolLimits) {
+        self.shared.console.set_idle_timeouts(limits.client_idle);
+        self.shared.pools.set_limits(limits);
     }
 
     /// What is held of clients' writes, once nothing of that is under way; and the number of sessions that keep it from

@@ -5,17 +5,20 @@
 //! *profile* of the pool. All profiles share the pool's limit; for a profile that has no connection an idle one of
 //! another is closed.
 //!
-//! Who finds no free connection waits in a queue: first come, first served, with a bound.
+//! Who finds no free connection waits in a queue: first come, first served, with a bound. How many connections there may
+//! be in several pools together is the [ledger]'s; who waits because of other pools gets what is idle there.
 
 mod connect;
+mod ledger;
+mod limits;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use pangea_base::{Epoch, RegionId};
+use pangea_pgwire::ErrorFields;
 use pangea_pgwire::startup::Startup;
-use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_session::{ServerState, Welcome};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -23,27 +26,25 @@ use tokio::time::{Instant, timeout};
 use crate::links::{Route, is_quiet};
 use crate::stream::Stream;
 
+use ledger::Ledger;
+use limits::{Bounds, Full};
+
+pub use limits::{IdleTimeouts, PoolLimits};
+
 /// Most profiles that a pool remembers.
 const PROFILES_MAX: usize = 64;
-
-/// Limits of the pools.
-#[derive(Debug, Clone)]
-pub struct PoolLimits {
-    /// Most connections of one user to one database of one server.
-    pub size: usize,
-    /// Longest wait for one of them.
-    pub wait_timeout: Duration,
-    /// An idle connection is closed after this time.
-    pub idle_timeout: Duration,
-    /// A connection that is older is closed when it becomes idle.
-    pub lifetime: Duration,
-}
 
 /// All pools of a gateway.
 #[derive(Debug)]
 pub(crate) struct Pools {
-    limits: PoolLimits,
-    pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    ledger: Arc<Ledger>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    limits: Arc<PoolLimits>,
+    pools: HashMap<PoolKey, Arc<Pool>>,
 }
 
 /// Which pool.
@@ -59,12 +60,15 @@ struct PoolKey {
 #[derive(Debug)]
 pub(crate) struct Pool {
     key: PoolKey,
-    limits: PoolLimits,
+    /// All of them, this one included.
+    pools: Weak<Pools>,
+    ledger: Arc<Ledger>,
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    bounds: Bounds,
     /// The one used last is the last.
     idle: Vec<Idle>,
     /// Connections that there are, those in use and those being opened included.
@@ -162,11 +166,35 @@ pub(crate) struct IdleServer {
 
 impl Pools {
     pub(crate) fn new(limits: PoolLimits) -> Self {
-        Self { limits, pools: Mutex::default() }
+        let ledger = Arc::<Ledger>::default();
+        ledger.set_limits(limits.database_max, limits.user_max);
+        let state = State { limits: Arc::new(limits), pools: HashMap::new() };
+        Self { ledger, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn limits(&self) -> Arc<PoolLimits> {
+        self.lock().limits.clone()
+    }
+
+    /// From now on these count. When there may be fewer connections than before, all are replaced as they come back.
+    pub(crate) fn set_limits(&self, limits: PoolLimits) {
+        let limits = Arc::new(limits);
+        let before = std::mem::replace(&mut self.lock().limits, limits.clone());
+        self.ledger.set_limits(limits.database_max, limits.user_max);
+        for pool in self.all() {
+            pool.lock().bounds = limits.of(&pool.key.user);
+        }
+        if limits.are_below(&before) {
+            self.renew();
+        }
+        for pool in self.all() {
+            pool.grant();
+        }
+        self.relieve();
     }
 
     /// The pool that serves sessions with this start-up message.
-    pub(crate) fn client(&self, route: &Route, startup: &Startup) -> PoolClient {
+    pub(crate) fn client(self: &Arc<Self>, route: &Route, startup: &Startup) -> PoolClient {
         let (server, epoch) = match route {
             Route::Local(dir) => (dir.display().to_string(), None),
             Route::Link(link, epoch) => (link.region.to_string(), Some(*epoch)),
@@ -174,10 +202,14 @@ impl Pools {
         };
         let (user, database) = (startup.user().to_owned(), startup.database().to_owned());
         let key = PoolKey { server, epoch, user, database };
+        let (mut state, pools) = (self.lock(), Arc::downgrade(self));
+        let State { limits, pools: known } = &mut *state;
         let make = |key: &PoolKey| {
-            Arc::new(Pool { key: key.clone(), limits: self.limits.clone(), inner: Mutex::default() })
+            let inner = Mutex::new(Inner::new(limits.of(&key.user)));
+            Arc::new(Pool { key: key.clone(), pools, ledger: self.ledger.clone(), inner })
         };
-        let pool = self.lock().entry(key).or_insert_with_key(make).clone();
+        let pool = known.entry(key).or_insert_with_key(make).clone();
+        drop(state);
         let profile = pool.profile(route, startup);
         PoolClient { pool, profile }
     }
@@ -187,45 +219,73 @@ impl Pools {
         const PAUSE: Duration = Duration::from_secs(1);
         loop {
             tokio::time::sleep(PAUSE).await;
-            let pools: Vec<_> = self.lock().values().cloned().collect();
-            for pool in &pools {
+            for pool in self.all() {
                 pool.close_expired();
             }
-            drop(pools);
-            self.lock().retain(|_, pool| Arc::strong_count(pool) > 1 || pool.lock().open > 0);
+            self.relieve();
+            self.lock().pools.retain(|_, pool| Arc::strong_count(pool) > 1 || pool.lock().open > 0);
         }
     }
 
     /// Closes all connections as soon as they are idle: the servers are other ones now, or act otherwise.
     pub(crate) fn renew(&self) {
-        for pool in self.lock().values() {
-            pool.renew();
-        }
+        self.all().iter().for_each(|pool| pool.renew());
     }
 
     /// The same for one server: another region's.
     pub(crate) fn renew_region(&self, region: &RegionId) {
-        for pool in self.lock().values().filter(|pool| pool.key.server == region.as_str()) {
-            pool.renew();
-        }
+        let there = |pool: &&Arc<Pool>| pool.key.server == region.as_str();
+        self.all().iter().filter(there).for_each(|pool| pool.renew());
     }
 
     /// The same for a database; for all of them when none is named.
     pub(crate) fn renew_database(&self, database: Option<&str>) {
-        for pool in self.lock().values().filter(|pool| database.is_none_or(|name| pool.key.database == name))
-        {
-            pool.renew();
-        }
+        let of_it = |pool: &&Arc<Pool>| database.is_none_or(|name| pool.key.database == name);
+        self.all().iter().filter(of_it).for_each(|pool| pool.renew());
     }
 
     /// The connections that nobody uses.
     pub(crate) fn idle(&self) -> Vec<IdleServer> {
-        let pools: Vec<_> = self.lock().values().cloned().collect();
-        pools.iter().flat_map(|pool| pool.idle()).collect()
+        self.all().iter().flat_map(|pool| pool.idle()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Arc<Pool>>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has those who wait because of other pools' connections get what there is, closing what is idle for it.
+    fn relieve(&self) {
+        if !self.ledger.is_starving() {
+            return;
+        }
+        for key in self.ledger.starved() {
+            let pool = self.lock().pools.get(&key).cloned();
+            match pool {
+                Some(pool) => while pool.grant().is_some_and(|full| self.evict(&key, full)) {},
+                // Who waited there has given up.
+                None => self.ledger.satisfy(&key),
+            }
+        }
+    }
+
+    /// Closes the connection that is idle for longest of those that are in a pool's way; whether there was one.
+    fn evict(&self, key: &PoolKey, full: Full) -> bool {
+        let pools = self.all();
+        let in_its_way = pools.iter().filter(|pool| full.concerns(key, &pool.key));
+        let idle = in_its_way.filter_map(|pool| Some((pool.lock().idle.first()?.since, pool)));
+        idle.min_by_key(|(since, _)| *since).is_some_and(|(_, pool)| pool.evict())
+    }
+
+    /// They are locked one by one: a connection that is closed locks its pool, and may lead to others.
+    fn all(&self) -> Vec<Arc<Pool>> {
+        self.lock().pools.values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn new(bounds: Bounds) -> Self {
+        let (idle, queue, profiles) = (Vec::new(), VecDeque::new(), Vec::new());
+        Self { bounds, idle, open: 0, queue, profiles, generation: 0 }
     }
 }
 
@@ -255,7 +315,7 @@ impl Pool {
 
     fn close_expired(&self) {
         let mut inner = self.lock();
-        let (idle_timeout, lifetime) = (self.limits.idle_timeout, self.limits.lifetime);
+        let Bounds { idle_timeout, lifetime, .. } = inner.bounds;
         let (kept, expired) = std::mem::take(&mut inner.idle).into_iter().partition(|idle: &Idle| {
             idle.since.elapsed() < idle_timeout && idle.server.lease.born.elapsed() < lifetime
         });
@@ -292,24 +352,68 @@ impl Pool {
         inner.idle.iter().map(one).collect()
     }
 
-    /// A connection is gone: who waits may open another.
+    /// A connection is gone: who waits may open another. Those who wait because of other pools come first.
     fn closed(self: &Arc<Self>) {
         let mut inner = self.lock();
         inner.open -= 1;
-        while let Some(first) = inner.queue.pop_front() {
-            let lease = self.place(&mut inner, first.profile);
-            match first.answer.send(Turn::Place(lease)) {
-                Ok(()) => return,
-                // It has given up: its place goes to the next.
-                Err(Turn::Place(mut lease)) => {
-                    inner.open -= 1;
-                    lease.counts = false;
+        self.ledger.close(&self.key);
+        drop(inner);
+        self.relieve();
+        if self.grant().is_some() {
+            self.relieve();
+        }
+    }
+
+    /// Has those get what they wait for who wait because of other pools.
+    fn relieve(&self) {
+        if self.ledger.is_starving()
+            && let Some(pools) = self.pools.upgrade()
+        {
+            pools.relieve();
+        }
+    }
+
+    /// Gives places to those who wait, as long as there are any. Tells the limit over several pools that keeps somebody
+    /// waiting.
+    fn grant(self: &Arc<Self>) -> Option<Full> {
+        let mut inner = self.lock();
+        loop {
+            while inner.queue.pop_front_if(|first| first.answer.is_closed()).is_some() {}
+            if inner.queue.is_empty() || inner.open >= inner.bounds.size {
+                if self.ledger.is_starving() {
+                    self.ledger.satisfy(&self.key);
                 }
-                Err(Turn::Server(_)) => return,
+                return None;
+            }
+            if let Err(full) = self.ledger.open(Instant::now(), &self.key, inner.open) {
+                return Some(full);
+            }
+            let first = inner.queue.pop_front()?;
+            let lease = self.place(&mut inner, first.profile);
+            // It may have given up: its place goes to the next.
+            if let Err(Turn::Place(mut lease)) = first.answer.send(Turn::Place(lease)) {
+                lease.counts = false;
+                inner.open -= 1;
+                self.ledger.close(&self.key);
             }
         }
     }
 
+    /// Closes the connection that is idle for longest; whether there was one.
+    fn evict(&self) -> bool {
+        let mut inner = self.lock();
+        if inner.idle.is_empty() {
+            return false;
+        }
+        let Idle { mut server, .. } = inner.idle.remove(0);
+        inner.open -= 1;
+        self.ledger.close(&self.key);
+        drop(inner);
+        server.lease.counts = false;
+        true
+    }
+
+    /// Notes a connection that the ledger counts.
     fn place(self: &Arc<Self>, inner: &mut Inner, profile: Arc<Profile>) -> Lease {
         inner.open += 1;
         Lease {
@@ -325,8 +429,9 @@ impl Pool {
     pub(crate) fn put(server: PooledServer) {
         let pool = server.lease.pool.clone();
         let mut inner = pool.lock();
-        let expired = server.lease.born.elapsed() >= pool.limits.lifetime;
-        if server.lease.generation != inner.generation || expired {
+        let expired = server.lease.born.elapsed() >= inner.bounds.lifetime;
+        let yields = || pool.ledger.is_starving() && pool.ledger.yields(Instant::now(), &pool.key);
+        if server.lease.generation != inner.generation || expired || yields() {
             drop(inner);
             return drop(server);
         }
@@ -348,6 +453,10 @@ impl Pool {
             }
         }
         inner.idle.push(Idle { server: *server, since: Instant::now() });
+        drop(inner);
+        if pool.ledger.is_starving() && pool.ledger.is_wanted(&pool.key) {
+            pool.relieve();
+        }
     }
 }
 
@@ -397,7 +506,7 @@ impl PoolClient {
         let lease = match self.queue() {
             Ok(lease) => lease,
             Err(turn) => {
-                let longest = self.pool.limits.wait_timeout;
+                let longest = self.pool.lock().bounds.wait_timeout;
                 match timeout(longest, turn).await {
                     Ok(Ok(Turn::Server(mut server))) => {
                         if is_quiet(&mut server.stream) {
@@ -406,7 +515,7 @@ impl PoolClient {
                         server.lease
                     }
                     Ok(Ok(Turn::Place(lease))) => lease,
-                    Ok(Err(_)) | Err(_) => return Err(self.full()),
+                    Ok(Err(_)) | Err(_) => return Err(self.waited(longest)),
                 }
             }
         };
@@ -419,13 +528,16 @@ impl PoolClient {
     /// A place for a new connection, or one in the queue.
     fn queue(&self) -> Result<Lease, oneshot::Receiver<Turn>> {
         let mut inner = self.pool.lock();
-        let mut evicted = None;
-        if inner.queue.is_empty() && inner.open >= self.pool.limits.size && !inner.idle.is_empty() {
+        let (mut evicted, mut has_place, mut is_starved) = (None, false, false);
+        if inner.queue.is_empty() && inner.open < inner.bounds.size {
+            has_place = self.pool.ledger.open(Instant::now(), &self.pool.key, inner.open).is_ok();
+            is_starved = !has_place;
+        } else if inner.queue.is_empty() && !inner.idle.is_empty() {
             // Of another profile; the place changes hands.
             evicted = Some(inner.idle.remove(0));
             inner.open -= 1;
+            has_place = true;
         }
-        let has_place = inner.queue.is_empty() && inner.open < self.pool.limits.size;
         let outcome = if has_place {
             Ok(self.pool.place(&mut inner, self.profile.clone()))
         } else {
@@ -437,20 +549,19 @@ impl PoolClient {
         if let Some(Idle { mut server, .. }) = evicted {
             server.lease.counts = false;
         }
+        if is_starved {
+            self.pool.relieve();
+        }
         outcome
     }
 
-    fn full(&self) -> ErrorFields {
-        let PoolKey { user, database, .. } = &self.pool.key;
-        let PoolLimits { size, wait_timeout, .. } = &self.pool.limits;
-        let text = format!("no server connection became free within {} s", wait_timeout.as_secs_f32());
-        ErrorFields::error(SqlState::TOO_MANY_CONNECTIONS, text)
-            .with_detail(format!(
-                "All {size} connections of user \"{user}\" to database \"{database}\" are in use. Nothing was executed."
-            ))
-            .with_hint(
-                "Make transactions shorter, or raise pool.default_pool_size; SHOW POOLS on database \"pangea\" \
-                 tells who waits.",
-            )
+    /// The error of one who has waited for so long in vain.
+    fn waited(&self, longest: Duration) -> ErrorFields {
+        let (size, open) = {
+            let inner = self.pool.lock();
+            (inner.bounds.size, inner.open)
+        };
+        let others = self.pool.ledger.full(&self.pool.key).filter(|_| open < size);
+        others.unwrap_or(Full::Pool(size)).error(&self.pool.key, longest)
     }
 }

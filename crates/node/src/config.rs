@@ -20,7 +20,7 @@ use pangea_store::StoreConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use pool::{PoolConfig, PoolMode};
+pub use pool::{PoolConfig, PoolMode, PoolUserConfig};
 pub use problem::{ConfigError, Problem, Severity};
 pub use review::Review;
 pub use schema::region_schema;

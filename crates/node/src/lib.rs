@@ -17,7 +17,7 @@ mod status_server;
 
 pub use config::{
     ClientAuth, ConfigError, DnsConfig, FailoverConfig, ListenConfig, PeerConfig, PoolConfig, PoolMode,
-    Problem, ReadConsistencyConfig, RegionConfig, Review, Severity, TlsConfig, region_schema,
+    PoolUserConfig, Problem, ReadConsistencyConfig, RegionConfig, Review, Severity, TlsConfig, region_schema,
 };
 pub use control::{ControlStatus, FailoverRequest, SwitchoverAnswer, watch};
 pub use privileges::{PrivilegeError, lookup_user};

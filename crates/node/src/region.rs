@@ -14,8 +14,7 @@ use pangea_base::{Epoch, Position, RegionId};
 use pangea_control::{Desired, Member, Settings, Topology};
 use pangea_discovery::DiscoveryError;
 use pangea_gateway::{
-    Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, PeerStatus, PoolLimits,
-    PoolMode as GatewayPoolMode, Pooling, StartError, TlsFiles,
+    Auth, EndpointLevels, Gateway, GatewayConfig, GatewayStatus, PeerStatus, StartError, TlsFiles,
 };
 use pangea_store::{Store, StoreError};
 use tokio::runtime::Handle;
@@ -29,10 +28,7 @@ use crate::lag::LagTracker;
 use crate::reload::{self, Reloaded};
 use crate::status::{Endpoints, Health, PeerView, PrimaryHeard, ReaderStatus, RegionStatus, Role};
 use crate::status_file::Lags;
-use crate::{
-    ClientAuth, LOCK_FILE, PoolConfig, PoolMode, PrivilegeError, RegionConfig, STATUS_SOCKET, privileges,
-    status_server,
-};
+use crate::{ClientAuth, LOCK_FILE, PrivilegeError, RegionConfig, STATUS_SOCKET, privileges, status_server};
 
 /// How often the primary's position is noted. Heartbeats are not more frequent.
 const LAG_INTERVAL: Duration = Duration::from_millis(250);
@@ -298,24 +294,6 @@ fn reload_on_hang_up(region: Arc<Region>) -> std::io::Result<tokio::task::JoinHa
     }))
 }
 
-fn pooling(config: &PoolConfig) -> Pooling {
-    let mode = |mode: PoolMode| match mode {
-        PoolMode::Session => GatewayPoolMode::Session,
-        PoolMode::Transaction => GatewayPoolMode::Transaction,
-    };
-    Pooling {
-        mode: mode(config.pool_mode),
-        endpoints: [config.cluster, config.reader, config.writer].map(|own| own.map(mode)),
-        users: config.users.iter().map(|(user, own)| (user.clone(), mode(*own))).collect(),
-        limits: PoolLimits {
-            size: config.default_pool_size,
-            wait_timeout: Duration::from_secs(config.query_wait_timeout_s),
-            idle_timeout: Duration::from_secs(config.server_idle_timeout_s),
-            lifetime: Duration::from_secs(config.server_lifetime_s),
-        },
-    }
-}
-
 fn gateway_config(config: &RegionConfig) -> GatewayConfig {
     GatewayConfig {
         cluster_name: config.cluster.clone(),
@@ -346,7 +324,7 @@ fn gateway_config(config: &RegionConfig) -> GatewayConfig {
             ClientAuth::Scram => Auth::Scram,
             ClientAuth::Trust => Auth::Trust,
         },
-        pooling: pooling(&config.pool),
+        pooling: config.pool.pooling(),
         peers: reload::gateway_peers(config),
     }
 }

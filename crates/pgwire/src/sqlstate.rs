@@ -31,6 +31,8 @@ codes! {
     INSUFFICIENT_PRIVILEGE = b"42501";
     /// A value that a parameter cannot have.
     INVALID_PARAMETER_VALUE = b"22023";
+    /// A client was idle in a transaction for too long.
+    IDLE_IN_TRANSACTION_SESSION_TIMEOUT = b"25P03";
     /// A write in a read-only transaction, or on a standby.
     READ_ONLY_SQL_TRANSACTION = b"25006";
     /// The role may not log in.
@@ -53,6 +55,8 @@ codes! {
     ADMIN_SHUTDOWN = b"57P01";
     /// The server does not take connections now.
     CANNOT_CONNECT_NOW = b"57P03";
+    /// A client was idle for too long.
+    IDLE_SESSION_TIMEOUT = b"57P05";
     /// A setting that there is not.
     UNDEFINED_OBJECT = b"42704";
     /// The configuration cannot be used.

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant, SystemTime};
 use pangea_session::{Activity, Leg};
 use tokio::sync::{Notify, mpsc};
 
+use super::idle::{self, Overstay, Rest};
 use super::stats::{Counter, Counters, Counts, Rates, SAMPLE_INTERVAL, Samples, Totals};
 use crate::endpoint::Endpoint;
+use crate::pool::IdleTimeouts;
 
 /// Databases that have no client now and whose counts are kept.
 const DATABASES_MAX: usize = 4096;
@@ -70,6 +72,8 @@ pub(crate) struct Client {
     /// Microseconds from `connected` to the beginning of the last request, or of the last wait.
     requested: AtomicU64,
     waits_since: AtomicU64,
+    /// Since when nothing has been asked for: a [`Rest`] as a number.
+    rest: AtomicU64,
     servers: [Server; 2],
     pub(crate) counters: Counters,
     /// The session is at rest and stays so until its database is resumed.
@@ -107,6 +111,19 @@ impl Client {
 
     pub(crate) fn requested(&self, now: Instant) {
         self.requested.store(self.micros(now), Ordering::Relaxed);
+    }
+
+    /// Nothing is asked for since the last answer, or something is.
+    pub(crate) fn set_rest(&self, rest: Option<Rest>) {
+        self.rest.store(
+            rest.map_or(0, |rest| idle::pack(self.micros(rest.since), rest.in_transaction)),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Whether it has asked for nothing for longer than it may.
+    fn overstays(&self, timeouts: IdleTimeouts, now: Instant) -> Option<Overstay> {
+        idle::overstays(self.rest.load(Ordering::Relaxed), self.micros(now), timeouts)
     }
 
     /// When the last request began.
@@ -189,6 +206,7 @@ struct State {
     past: Totals,
     samples: Samples,
     pauses: Pauses,
+    idle_timeouts: IdleTimeouts,
 }
 
 /// What is paused.
@@ -225,7 +243,8 @@ impl State {
 impl Default for Clients {
     fn default() -> Self {
         let (clients, past, pauses) = (BTreeMap::new(), Totals::new(), Pauses::default());
-        let state = State { clients, past, samples: Samples::new(Instant::now()), pauses };
+        let (samples, idle_timeouts) = (Samples::new(Instant::now()), IdleTimeouts::default());
+        let state = State { clients, past, samples, pauses, idle_timeouts };
         Self { state: Mutex::new(state), next_id: AtomicU64::new(1), settled: Notify::new() }
     }
 }
@@ -247,6 +266,7 @@ impl Clients {
             activity: AtomicU8::new(0),
             requested: AtomicU64::new(0),
             waits_since: AtomicU64::new(0),
+            rest: AtomicU64::new(0),
             servers: Default::default(),
             counters: Counters::default(),
             held: AtomicBool::new(false),
@@ -357,6 +377,29 @@ impl Clients {
         }
     }
 
+    /// From now on clients may be idle for this long.
+    pub(crate) fn set_idle_timeouts(&self, timeouts: IdleTimeouts) {
+        self.lock().idle_timeouts = timeouts;
+    }
+
+    /// Nudges sessions whose clients have been idle for too long, for ever. Rejected: a timer for each session, which
+    /// would be set anew with each message.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(idle::SWEEP_INTERVAL).await;
+            self.nudge_idle(Instant::now());
+        }
+    }
+
+    fn nudge_idle(&self, now: Instant) {
+        let state = self.lock();
+        let timeouts = state.idle_timeouts;
+        if timeouts != IdleTimeouts::default() {
+            let idle = state.sessions().filter(|client| client.overstays(timeouts, now).is_some());
+            idle.for_each(|client| client.nudge());
+        }
+    }
+
     /// Takes samples of the counters, for ever.
     pub(crate) async fn sample(self: Arc<Self>) {
         loop {
@@ -386,6 +429,12 @@ impl Registered {
             self.client.held.store(false, Ordering::Release);
         }
         paused
+    }
+
+    /// Whether the client has asked for nothing for longer than it may.
+    pub(crate) fn overstays(&self) -> Option<Overstay> {
+        let timeouts = self.clients.lock().idle_timeouts;
+        self.client.overstays(timeouts, Instant::now())
     }
 
     /// Returns when a client that replicates is to end: what it does is not looked into.

@@ -17,6 +17,7 @@
 mod access;
 mod clients;
 mod command;
+mod idle;
 mod orders;
 mod pools;
 mod regions;

@@ -1,6 +1,9 @@
 //! What SHOW tells. Columns have PgBouncer's names where they mean the same; those that would mean nothing here are not
 //! there, and Pangea's own are at the end.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use pangea_session::Activity;
 
 use super::clients::{Client, ClientKind};
@@ -8,7 +11,7 @@ use super::command::{OTHERS, SHOWS, Show};
 use super::stats::Counter;
 use super::table::{Column, Row, Type, row};
 use super::{pools, regions};
-use crate::config::Auth;
+use crate::config::{Auth, PoolMode};
 use crate::shared::Shared;
 
 const TEXT: Type = Type::Text;
@@ -235,23 +238,61 @@ fn config_rows(shared: &Shared) -> Vec<Row> {
         fixed("read_consistency.reader", level(&config.levels.reader)),
         fixed("read_consistency.writer", level(&config.levels.writer)),
     ];
+    rows.extend(pooling_rows(shared));
     for (region, address) in shared.links.addresses() {
         rows.push(row![format!("peers.{region}.link"), address.to_string(), "yes"]);
     }
     rows
 }
 
+/// The section `[pool]`. 0 is no limit there.
+fn pooling_rows(shared: &Shared) -> Vec<Row> {
+    let (pooling, limits) = (&shared.config.pooling, shared.pools.limits());
+    let mode = |mode: &Option<PoolMode>| mode.map_or("", PoolMode::name);
+    let [cluster, reader, writer] = &pooling.endpoints;
+    let number = |limit: Option<usize>| limit.unwrap_or(0).to_string();
+    let seconds = |limit: Option<Duration>| limit.unwrap_or_default().as_secs().to_string();
+    let fixed = [
+        ("pool_mode", pooling.mode.name()),
+        ("cluster", mode(cluster)),
+        ("reader", mode(reader)),
+        ("writer", mode(writer)),
+    ];
+    let changeable = [
+        ("default_pool_size", limits.size.to_string()),
+        ("max_db_connections", number(limits.database_max)),
+        ("max_user_connections", number(limits.user_max)),
+        ("query_wait_timeout_s", seconds(Some(limits.wait_timeout))),
+        ("client_idle_timeout_s", seconds(limits.client_idle.session)),
+        ("idle_transaction_timeout_s", seconds(limits.client_idle.transaction)),
+        ("server_idle_timeout_s", seconds(Some(limits.idle_timeout))),
+        ("server_lifetime_s", seconds(Some(limits.lifetime))),
+    ];
+    let users: BTreeMap<_, _> = pooling.users.iter().collect();
+    let modes =
+        users.into_iter().map(|(user, mode)| row![format!("pool.users.{user}.pool_mode"), mode.name(), "no"]);
+    let sizes: BTreeMap<_, _> = limits.sizes.iter().collect();
+    let sizes = sizes
+        .into_iter()
+        .map(|(user, size)| row![format!("pool.users.{user}.pool_size"), size.to_string(), "yes"]);
+    let fixed = fixed.into_iter().map(|(key, value)| row![format!("pool.{key}"), value, "no"]);
+    let changeable = changeable.into_iter().map(|(key, value)| row![format!("pool.{key}"), value, "yes"]);
+    fixed.chain(changeable).chain(modes).chain(sizes).collect()
+}
+
 const DATABASES: &[Column] = &[
     ("name", TEXT),
     ("database", TEXT),
+    ("pool_size", INT),
     ("pool_mode", TEXT),
+    ("max_connections", INT),
     ("current_connections", INT),
     ("current_client_connections", INT),
     ("paused", INT),
 ];
 
 async fn database_rows(shared: &Shared) -> Vec<Row> {
-    let pools = pools::pools(shared);
+    let (pools, limits) = (pools::pools(shared), shared.pools.limits());
     let row = |(name, paused): (String, bool)| {
         let (mut servers, mut clients) = (0, 0);
         for pool in pools.iter().filter(|pool| pool.database == name) {
@@ -259,7 +300,9 @@ async fn database_rows(shared: &Shared) -> Vec<Row> {
             clients += pool.clients_active + pool.clients_idle + pool.clients_waiting;
         }
         let mode = shared.config.pooling.mode.name();
-        row![name.as_str(), name.as_str(), mode, servers, clients, paused]
+        // As PgBouncer has it: 0 when there is no limit.
+        let (size, most) = (limits.size, limits.database_max.unwrap_or(0));
+        row![name.as_str(), name.as_str(), size, mode, most, servers, clients, paused]
     };
     super::databases(shared).await.0.into_iter().map(row).collect()
 }

@@ -14,6 +14,7 @@ use pangea_session::{Activity, Leg, Session};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::clients::{Client, Linked, Registered};
+use super::idle::{Overstay, Rest};
 use super::stats::Counter;
 use crate::buffer::FrameTracker;
 
@@ -39,6 +40,10 @@ pub(crate) struct Watch {
     begun: bool,
     /// When what the client waits for was asked.
     query_began: Option<Instant>,
+    /// What the client has been answered last has left a transaction open.
+    in_transaction: bool,
+    /// The client has asked for nothing since, and others are told since when.
+    rests: bool,
     transaction_began: Option<Instant>,
     wait_began: Option<Instant>,
     activity: Activity,
@@ -67,6 +72,8 @@ impl Watch {
             followed: 0,
             begun: false,
             query_began: None,
+            in_transaction: false,
+            rests: false,
             transaction_began: None,
             wait_began: Some(now),
             activity: Activity::Waiting,
@@ -86,6 +93,10 @@ impl Watch {
     /// Notes what the session has done. Called before its output is written.
     pub(crate) fn look(&mut self, session: &mut Session) {
         self.follow(session);
+        // It has just begun, or has sent what nothing answers: the rest of a COPY that has failed.
+        if self.begun && !self.rests && !asks_for_more(session) {
+            self.rest(Instant::now());
+        }
         let activity = session.activity();
         if activity != self.activity {
             self.turn(activity);
@@ -141,11 +152,33 @@ impl Watch {
             }
         }
         // A pipeline goes on: what follows is timed from here.
-        let more = session.has_request() || session.busy().is_some();
+        let more = asks_for_more(session);
         self.query_began = more.then_some(now);
+        self.in_transaction = open;
+        if !more {
+            self.rest(now);
+        }
         if transactions > 0 {
             self.transaction_began = (open || more).then_some(now);
         }
+    }
+
+    /// Nothing is asked for from now on.
+    fn rest(&mut self, since: Instant) {
+        self.rests = true;
+        let in_transaction = self.in_transaction;
+        self.client().set_rest(Some(Rest { since, in_transaction }));
+    }
+
+    /// Whether the client has asked for nothing for longer than it may.
+    pub(crate) fn overstays(&mut self, session: &mut Session) -> Option<Overstay> {
+        let overstay = self.registered.overstays()?;
+        if session.client_output().is_empty() && !asks_for_more(session) {
+            return Some(overstay);
+        }
+        // It is still taking what it has asked for.
+        self.rest(Instant::now());
+        None
     }
 
     fn turn(&mut self, activity: Activity) {
@@ -166,6 +199,9 @@ impl Watch {
             self.query_began = Some(now);
             self.transaction_began.get_or_insert(now);
             self.client().requested(now);
+        }
+        if std::mem::take(&mut self.rests) {
+            self.client().set_rest(None);
         }
     }
 
@@ -246,6 +282,11 @@ impl Watch {
     pub(crate) fn is_on_hold(&self) -> bool {
         self.on_hold
     }
+}
+
+/// Whether the client has asked for something that it has no answer to.
+fn asks_for_more(session: &Session) -> bool {
+    session.has_request() || session.busy().is_some()
 }
 
 /// The error of a statement or client that has waited for the end of a pause in vain.

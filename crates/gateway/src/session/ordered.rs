@@ -1,4 +1,5 @@
-//! What the console asks of a session: to rest while its database is paused, to connect anew, to end.
+//! What the console asks of a session: to rest while its database is paused, to connect anew, to end. And the end of one
+//! whose client has been idle for too long.
 
 use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_session::Leg;
@@ -11,7 +12,12 @@ use crate::relay::server_lost;
 impl Running {
     pub(super) fn obey(&mut self, order: Order) {
         match order {
-            Order::Look => self.watch.take_notice(),
+            Order::Look => {
+                self.watch.take_notice();
+                if let Some(overstay) = self.watch.overstays(&mut self.session) {
+                    self.end(&overstay.error());
+                }
+            }
             Order::Kill => self.end(&console::killed()),
             Order::GiveUp => {
                 let error = console::paused(&self.watch.database(), PRIMARY_TIMEOUT);

@@ -19,7 +19,7 @@ const LISTENERS: [&str; 5] =
 const ENDPOINTS: [&str; 3] = ["listen.cluster", "listen.reader", "listen.writer"];
 
 pub(super) fn check(document: &Document<'_>) -> Vec<Problem> {
-    let rules = [names, listeners, peers, reading, store, dns, data_dir, trust];
+    let rules = [names, listeners, peers, reading, store, dns, data_dir, trust, pool];
     rules.iter().flat_map(|rule| rule(document)).collect()
 }
 
@@ -167,6 +167,22 @@ fn data_dir(document: &Document<'_>) -> Vec<Problem> {
         document.error("data_dir", text, "write all of it, from /")
     });
     told.into_iter().collect()
+}
+
+/// Sizes of pools that a limit over several pools keeps from being reached.
+fn pool(document: &Document<'_>) -> Vec<Problem> {
+    let limits = ["pool.max_db_connections", "pool.max_user_connections"];
+    let limits =
+        limits.iter().filter_map(|path| Some((*path, document.get::<u64>(path).filter(|most| *most > 0)?)));
+    let Some((limit, most)) = limits.min_by_key(|(_, most)| *most) else { return Vec::new() };
+    let users = document.keys("pool.users").map(|user| format!("pool.users.{user}.pool_size"));
+    let sizes = std::iter::once("pool.default_pool_size".to_owned()).chain(users);
+    let too_large = sizes.filter_map(|path| {
+        let size = document.get::<u64>(&path).filter(|size| *size > most)?;
+        let text = format!("{size} is never reached: {limit} is {most}");
+        Some(document.warning(&path, text, format!("lower it, or raise {limit}")))
+    });
+    too_large.collect()
 }
 
 fn trust(document: &Document<'_>) -> Vec<Problem> {

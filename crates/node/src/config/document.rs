@@ -59,6 +59,12 @@ impl<'t> Document<'t> {
         self.value(path).and_then(|value| value.get_ref().as_array()).map_or(0, |list| list.len())
     }
 
+    /// Keys of a section.
+    pub(super) fn keys(&self, path: &str) -> impl Iterator<Item = &str> {
+        let section = self.value(path).and_then(|value| value.get_ref().as_table());
+        section.into_iter().flatten().map(|(key, _)| key.get_ref().as_ref())
+    }
+
     pub(super) fn has(&self, path: &str) -> bool {
         self.value(path).is_some()
     }

@@ -90,6 +90,9 @@ mod tests {
             leaves(root, choice, path, found);
         }
         let is_table = |schema: &Value| schema["properties"].is_object() || schema["$ref"].is_string();
+        if is_table(&resolved["additionalProperties"]) {
+            return leaves(root, &resolved["additionalProperties"], &format!("{path}.NAME"), found);
+        }
         if is_table(&resolved["items"]) {
             return leaves(root, &resolved["items"], &format!("{path}[]"), found);
         }

@@ -37,6 +37,12 @@ impl<'a> Walk<'a> {
     }
 
     fn table(&mut self, path: &str, table: &DeTable<'_>, schema: &'a Value) {
+        let any = &schema["additionalProperties"];
+        if any.is_object() {
+            for (key, value) in table {
+                self.value(&join(path, key.get_ref()), value, any);
+            }
+        }
         let Some(known) = schema["properties"].as_object() else { return };
         let mut misspelt = BTreeSet::new();
         for (key, value) in table {
@@ -68,8 +74,9 @@ impl<'a> Walk<'a> {
         let absent = names().filter(|known| !given.contains_key(*known));
         let nearest = nearest(name, absent).or_else(|| nearest(name, names()));
         let remedy = match (nearest, words::instead_of(name), self.elsewhere(name)) {
-            (Some(nearest), _, _) => format!("did you mean {nearest}?"),
-            (None, Some(instead), _) => format!("that is PgBouncer's word: {instead}"),
+            // Its words may be near ours, and mean something else.
+            (_, Some(instead), _) => format!("that is PgBouncer's word: {instead}"),
+            (Some(nearest), None, _) => format!("did you mean {nearest}?"),
             (None, None, Some(place)) => format!("did you mean {place}?"),
             (None, None, None) => {
                 format!("remove it; known here are {}", names().collect::<Vec<_>>().join(", "))

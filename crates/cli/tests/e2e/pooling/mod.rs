@@ -1,5 +1,6 @@
 //! Transaction pooling: sessions that share their servers are served as if they had them alone.
 
+mod limits;
 mod strangers;
 
 use pangea_node::{PoolConfig, PoolMode};
@@ -57,5 +58,26 @@ fn strangers_see_nothing_of_one_another() {
         Logs::Quiet,
         |options| options.pool = Some(transaction_pooling(POOL_SIZE)),
         scenarios![strangers::do_what_they_like, strangers::wait_their_turn],
+    );
+}
+
+#[test]
+fn limits_hold() {
+    run(
+        Logs::Quiet,
+        |options| options.pool = Some(limits::configuration()),
+        scenarios![
+            limits::set_up,
+            limits::a_statement_does_not_wait_for_ever,
+            limits::a_user_has_a_pool_size_of_its_own,
+            limits::more_connections_are_given_to_those_who_wait,
+            limits::connections_to_a_database_are_limited,
+            limits::a_busy_pool_leaves_something_to_others,
+            limits::connections_of_a_user_are_limited,
+            limits::idle_clients_are_disconnected,
+            limits::idle_transactions_are_rolled_back,
+            limits::the_limits_hold_in_another_region,
+            limits::what_a_reload_does_not_change_is_told,
+        ],
     );
 }

@@ -87,3 +87,30 @@ async fn kills_reach_sessions_and_consoles_are_spared_by_database() {
     assert!(clients.kill_client(console.client.id) && console.client.is_killed());
     assert!(!clients.kill_client(999));
 }
+
+#[test]
+fn only_sessions_that_are_idle_for_too_long_are_nudged() {
+    let clients = Arc::new(Clients::default());
+    let (mut idle, mut busy) = (session(&clients, "a"), session(&clients, "a"));
+    let mut console = clients.register(identity("a", ClientKind::Console));
+    let now = Instant::now();
+    let rest = Rest { since: now, in_transaction: false };
+    idle.client.set_rest(Some(rest));
+    console.client.set_rest(Some(rest));
+    busy.client.set_rest(Some(rest));
+    busy.client.set_rest(None);
+    let much_later = now + Duration::from_secs(3600);
+    // Nobody is, without a limit.
+    clients.nudge_idle(much_later);
+    assert!(idle.nudges.try_recv().is_err());
+    let longest = Duration::from_secs(60);
+    clients.set_idle_timeouts(IdleTimeouts { session: Some(longest), transaction: None });
+    clients.nudge_idle(now + longest / 2);
+    assert!(idle.nudges.try_recv().is_err());
+    clients.nudge_idle(much_later);
+    assert!(idle.nudges.try_recv().is_ok());
+    assert!(busy.nudges.try_recv().is_err() && console.nudges.try_recv().is_err());
+    idle.client.set_rest(Some(Rest { since: now, in_transaction: true }));
+    clients.nudge_idle(much_later);
+    assert!(idle.nudges.try_recv().is_err());
+}

@@ -122,6 +122,38 @@ fn every_contradiction_is_told_at_once_and_beside_mistakes_of_form() {
 }
 
 #[test]
+fn pools() {
+    let last = "[pool]\npool_mode = 'statement'\ndefault_pool_size = 0\nmax_db_connections = -1\n\
+                idle_transaction_timeout = 5\npool_size = 5\nclient_idle_timeout_s = '5'\n\
+                [pool.users]\nreports = 'session'\n\
+                [pool.users.app]\npool_size = 0\npool_mode = 'none'\nmax = 1\n";
+    says(
+        &good("", last),
+        &[
+            "pool.pool_mode: is \"statement\"; write session or transaction",
+            "pool.default_pool_size: is 0; write a number from its range: at least 1",
+            "pool.max_db_connections: is -1; write a number from its range: at least 0",
+            "pool.idle_transaction_timeout: unknown key; that is PgBouncer's word: write idle_transaction_timeout_s",
+            "pool.pool_size: unknown key; that is PgBouncer's word: write it into [pool.users.NAME]",
+            "pool.client_idle_timeout_s: is a string, and a whole number is needed; write it without quotes",
+            "pool.users.reports: is a string, and a section is needed; write a section [pool.users.reports]",
+            "pool.users.app.pool_size: is 0; write a number from its range: at least 1",
+            "pool.users.app.pool_mode: is \"none\"; write session or transaction",
+            "pool.users.app.max: unknown key; remove it; known here are ",
+        ],
+    );
+    let last = "[pool]\nmax_db_connections = 10\nmax_user_connections = 0\ndefault_pool_size = 11\n\
+                [pool.users.app]\npool_size = 12\n[pool.users.b]\npool_size = 10\n";
+    says(
+        &good("", last),
+        &[
+            "warning: pool.default_pool_size: 11 is never reached: pool.max_db_connections is 10; lower it, or raise",
+            "warning: pool.users.app.pool_size: 12 is never reached: ",
+        ],
+    );
+}
+
+#[test]
 fn etcd() {
     let etcd = "kind = 'etcd'\nendpoints = ['http://a:2379', 'https://b:2379', 'c']\nuser = 'u'\ncert = 'c'\n\
                 request_timeout_ms = 5";
