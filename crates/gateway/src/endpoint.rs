@@ -51,14 +51,16 @@ impl Endpoint {
 /// The start-up option that chooses an endpoint whatever the port.
 const ENDPOINT_OPTION: &str = "pangea.endpoint";
 
-/// Serves one connection to its end.
+/// Serves one connection to its end. What is awaited on the way is boxed: the task lives as long as the session, and would
+/// be as large as the largest of it.
 pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream, endpoint: Endpoint) {
     let deadline = Instant::now() + shared.config.authentication_timeout;
     let mut input = BytesMut::new();
     let (Ok(address), Ok(local)) = (tcp.peer_addr(), tcp.local_addr()) else { return };
-    let Ok(Some(mut stream)) = timeout_at(deadline, encrypt(&shared, tcp, &mut input)).await else { return };
+    let encrypted = Box::pin(timeout_at(deadline, encrypt(&shared, tcp, &mut input)));
+    let Ok(Some(mut stream)) = encrypted.await else { return };
     let greeted = tokio::select! {
-        greeted = timeout_at(deadline, greet(&shared, &mut stream, &mut input, endpoint)) => greeted,
+        greeted = timeout_at(deadline, Box::pin(greet(&shared, &mut stream, &mut input, endpoint))) => greeted,
         () = shared.stopped() => return crate::say_goodbye(stream, &crate::shutting_down()).await,
     };
     let session = match greeted {
@@ -74,7 +76,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream, endpoint: Endpoin
         let Ok(_place) = shared.consoles.try_acquire() else {
             return crate::say_goodbye(stream, &too_many_consoles()).await;
         };
-        return console::serve(&shared, stream, input, registered).await;
+        return Box::pin(console::serve(&shared, stream, input, registered)).await;
     }
     let Some(_place) = shared.admit() else {
         let error = ErrorFields::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
@@ -82,7 +84,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, tcp: TcpStream, endpoint: Endpoin
             .with_hint("Close idle connections, or connect to another region.");
         return crate::say_goodbye(stream, &error).await;
     };
-    run(shared.clone(), stream, input, session, registered).await;
+    run(&shared, stream, input, session, registered).await;
 }
 
 fn too_many_consoles() -> ErrorFields {
@@ -298,7 +300,7 @@ pub(crate) fn server_startup(client: &Startup) -> Startup {
 }
 
 async fn run(
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     stream: Stream,
     input: BytesMut,
     session: Session,
@@ -312,7 +314,8 @@ async fn run(
             Endpoint::Writer => shared.primary_route(),
         };
         let generation = route.generation();
-        let relayed = relay(shared, stream, input, startup, route, generation, Kind::Session);
+        let relayed =
+            Box::pin(relay(shared.clone(), stream, input, startup, route, generation, Kind::Session));
         return tokio::select! {
             () = relayed => {}
             () = registered.replicates() => {}
@@ -325,7 +328,11 @@ async fn run(
     if let Err(error) = admitted {
         return crate::say_goodbye(stream, &error).await;
     }
-    crate::session::run(shared, stream, input, startup, endpoint, registered).await;
+    let opening = crate::session::open(shared.clone(), stream, input, startup, endpoint, registered);
+    // Boxed so that only a pointer of it is left in a session's task once it runs.
+    if let Some(running) = Box::pin(opening).await {
+        running.run().await;
+    }
 }
 
 /// Connects a client to one server and passes everything through. The session ends when `generation` is lost.

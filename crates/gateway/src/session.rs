@@ -63,7 +63,7 @@ const PRIMARY_PAUSE: Duration = Duration::from_millis(30);
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A running session.
-struct Running {
+pub(crate) struct Running {
     shared: Arc<Shared>,
     catalog: Arc<DatabaseCatalog>,
     /// Of a session that shares its servers.
@@ -190,15 +190,16 @@ enum Event {
     LeftTooLong,
 }
 
-/// Serves a client to the end of its session.
-pub(crate) async fn run(
+/// Begins a client's session; `None` when it has been told why there is none. This takes much more memory than a
+/// session needs then, of which there may be ten thousand: the caller runs what comes of it, and has dropped this.
+pub(crate) async fn open(
     shared: Arc<Shared>,
     client: Stream,
     input: BytesMut,
     mut startup: Startup,
     endpoint: Endpoint,
     registered: Registered,
-) {
+) -> Option<Box<Running>> {
     let name = Setting::ReadConsistency.name();
     if let Some(level) = shared.config.levels.of(endpoint)
         && startup.option(name).is_none()
@@ -206,11 +207,14 @@ pub(crate) async fn run(
         startup.parameters.push((name.to_owned(), level.to_owned()));
     }
     if shared.config.pooling.mode(endpoint, startup.user()) == PoolMode::Transaction {
-        return run_pooled(shared, client, input, startup, endpoint, registered).await;
+        return open_pooled(shared, client, input, startup, endpoint, registered).await;
     }
     let home = match open_home(&shared, endpoint).await {
         Ok(home) => home,
-        Err(error) => return crate::say_goodbye(client, &error).await,
+        Err(error) => {
+            crate::say_goodbye(client, &error).await;
+            return None;
+        }
     };
     let Home { access, epoch, reader, primary_route, entered } = home;
     let Reader { stream, route: local_route, position } = reader;
@@ -227,19 +231,18 @@ pub(crate) async fn run(
     session.client_input().extend_from_slice(&input);
     let (local, primary) = ((local, local_route, position), (primary, primary_route, epoch));
     let client = (client, endpoint, registered);
-    let running = Running::new(shared, catalog, session, client, local, primary);
-    Box::pin(running.run()).await;
+    Some(Box::new(Running::new(shared, catalog, session, client, local, primary)))
 }
 
 /// The same for a session that shares its servers.
-async fn run_pooled(
+async fn open_pooled(
     shared: Arc<Shared>,
     client: Stream,
     input: BytesMut,
     mut startup: Startup,
     endpoint: Endpoint,
     registered: Registered,
-) {
+) -> Option<Box<Running>> {
     let epoch = shared.gate.epoch();
     let (access, local_route, position) = pooled::home(&shared, endpoint);
     let primary_route = shared.primary_route();
@@ -251,7 +254,10 @@ async fn run_pooled(
     };
     let greeting = match pooled::welcome(&shared, route, home, application_name).await {
         Ok(greeting) => greeting,
-        Err(error) => return crate::say_goodbye(client, &error).await,
+        Err(error) => {
+            crate::say_goodbye(client, &error).await;
+            return None;
+        }
     };
     let catalog = shared.catalogs.get(startup.database());
     catalog.first_look().await;
@@ -262,7 +268,7 @@ async fn run_pooled(
     let client = (client, endpoint, registered);
     let mut running = Running::new(shared, catalog, session, client, local, primary);
     running.pooled = Some(Pooled::default());
-    Box::pin(running.run()).await;
+    Some(Box::new(running))
 }
 
 fn gate_changed(shared: &Arc<Shared>) -> Pending<()> {
@@ -349,7 +355,8 @@ impl Running {
         }
     }
 
-    async fn run(mut self) {
+    /// Serves the client to the end of its session.
+    pub(crate) async fn run(mut self: Box<Self>) {
         // It may have changed since the home server was chosen.
         self.follow_gate();
         while !self.session.is_over() {

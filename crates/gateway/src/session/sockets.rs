@@ -136,7 +136,7 @@ impl Running {
     }
 
     /// Gives everybody the last bytes.
-    pub(super) async fn finish(mut self) {
+    pub(super) async fn finish(&mut self) {
         let last_words = async {
             for (leg, stream) in [(Leg::Local, &mut self.local), (Leg::Primary, &mut self.primary)] {
                 if let Some(stream) = stream {
