@@ -40,8 +40,8 @@ const SYNCHRONOUS_PAUSE: Duration = Duration::from_millis(500);
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 /// The same until it is known to.
 const LINE_INTERVAL_FIRST: Duration = Duration::from_millis(250);
-/// A server that ran this long has recovered: the next restart is quick again.
-const STABLE: Duration = Duration::from_secs(60);
+/// A server that died after it has run this long is started again at once, as PostgreSQL does after a backend's crash.
+const STABLE: Duration = Duration::from_secs(1);
 
 /// What a server is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,6 +244,7 @@ impl Care {
                 }
                 Ok(Ended::Died(status)) => {
                     (ran_once, failed_starts) = (true, 0);
+                    pause = if began.elapsed() >= STABLE { RESTART_PAUSE_MIN } else { pause };
                     tracing::error!(server = self.spec.name, status, "postgres died, starting it again");
                 }
                 Err(error) if ran_once || self.has_run() || self.is_beyond_recovery(&error) => {
@@ -263,7 +264,6 @@ impl Care {
             }
             self.told.state.send_replace(State::Down);
             self.told.phase.send_replace(Phase::Restarting);
-            pause = if began.elapsed() >= STABLE { RESTART_PAUSE_MIN } else { pause };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = told(&mut self.stop) => {}
