@@ -57,7 +57,8 @@ test-clients: deps-test ## The drivers of several languages against a running gl
 	$(CARGO) test --locked --workspace --no-run --quiet
 	PANGEA_BIN=$(TARGET)/debug/pangea CARGO=$(CARGO) CARGO_TARGET_DIR=$(TARGET) tests/clients/run
 
-# CHAOS_ROUNDS, CHAOS_SEED and CHAOS_FAULT choose; clocks are set by libfaketime, disks are filled by root: see crates/cli/tests/e2e/chaos/mod.rs.
+# CHAOS_ROUNDS, CHAOS_SEED and CHAOS_FAULT choose; clocks are set by libfaketime, disks are filled by root: see
+# crates/cli/tests/e2e/chaos/mod.rs.
 chaos: deps-test ## 200 rounds of faults against a cluster whose clients go on writing
 	PANGEA_CHAOS_ROUNDS=$(or $(CHAOS_ROUNDS),200) PANGEA_CHAOS_SEED=$(or $(CHAOS_SEED),1) \
 		PANGEA_CHAOS_FAULT=$(CHAOS_FAULT) \
