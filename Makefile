@@ -5,6 +5,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # The development profile serves every check, so that one set of artefacts is built and shared.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# A workspace of its own.
+SQLX := tests/clients/sqlx/Cargo.toml
 
 .PHONY: help up build test lint fmt deny advisories tidy clippy doc test-rust test-clients chaos bench-wan \
 	bench-consistency bench-failover bench-poolers clean deps-build deps-test
@@ -31,10 +33,12 @@ advisories: deps-test ## Known vulnerabilities in dependencies
 
 fmt: ## Format the sources
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path $(SQLX)
 
 .PHONY: fmt-check
 fmt-check:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path $(SQLX) --check
 
 tidy: ## The house rules that no other tool checks
 	$(CARGO) xtask tidy
@@ -48,12 +52,13 @@ doc: deps-test
 test-rust: deps-test ## Unit, property and end-to-end tests
 	$(CARGO) nextest run --locked --workspace
 
-test-clients: deps-test ## The drivers of other languages against a running global database
+test-clients: deps-test ## The drivers of several languages against a running global database
 	@# The same artefacts as the tests before: a build of one package would choose other features and compile anew.
 	$(CARGO) test --locked --workspace --no-run --quiet
-	PANGEA_BIN=$(TARGET)/debug/pangea tests/clients/run
+	PANGEA_BIN=$(TARGET)/debug/pangea CARGO=$(CARGO) CARGO_TARGET_DIR=$(TARGET) tests/clients/run
 
-# CHAOS_ROUNDS, CHAOS_SEED and CHAOS_FAULT choose: see crates/cli/tests/e2e/chaos/mod.rs.
+# CHAOS_ROUNDS, CHAOS_SEED and CHAOS_FAULT choose; clocks are set by libfaketime, disks are filled by root: see
+# crates/cli/tests/e2e/chaos/mod.rs.
 chaos: deps-test ## 200 rounds of faults against a cluster whose clients go on writing
 	PANGEA_CHAOS_ROUNDS=$(or $(CHAOS_ROUNDS),200) PANGEA_CHAOS_SEED=$(or $(CHAOS_SEED),1) \
 		PANGEA_CHAOS_FAULT=$(CHAOS_FAULT) \

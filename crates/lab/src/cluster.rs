@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use pangea_node::{ClientAuth, FailoverConfig, Health, PoolConfig, RegionConfig, 
 use pangea_store::StoreConfig;
 use tokio::task::JoinHandle;
 
+use crate::clock::{FakeTime, set_clock};
 use crate::down::{SupervisorLock, data_dirs, wait_gone};
 use crate::error::ClusterError;
 use crate::files::write_files;
@@ -74,6 +75,8 @@ pub struct ClusterOptions {
     pub store: Option<StoreConfig>,
     /// When other regions take over.
     pub failover: Option<FailoverConfig>,
+    /// What gives each region a wall clock of its own ([`Cluster::set_clock`]).
+    pub clocks: Option<FakeTime>,
     /// How long all regions together may take to become ready.
     pub ready_timeout: Duration,
 }
@@ -100,6 +103,7 @@ impl ClusterOptions {
             stats_users: Vec::new(),
             store: None,
             failover: None,
+            clocks: None,
             ready_timeout: Duration::from_secs(120),
         }
     }
@@ -191,7 +195,7 @@ impl Cluster {
             None => None,
         };
         let password = write_files(&layout, &owner, &manifest, wan.as_deref(), &options)?;
-        let processes = processes(&layout, &manifest, &options.exe);
+        let processes = processes(&layout, &manifest, &owner, &options)?;
         let ready_timeout = options.ready_timeout;
         let supervised =
             Supervised::new(layout, Terms { options, owner, table, password }, wan, manifest, processes);
@@ -317,6 +321,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Sets the wall clock of a region so many seconds apart from the machine's.
+    ///
+    /// # Errors
+    /// When the cluster was started without clocks, or the region is unknown.
+    pub fn set_clock(&self, region: &RegionId, offset_s: i32) -> Result<(), ClusterError> {
+        self.supervised.process(region)?;
+        let Terms { options, owner, .. } = &self.supervised.terms;
+        match &options.clocks {
+            Some(_) => set_clock(&self.layout().clock(region), owner, offset_s),
+            None => Err(ClusterError::Options("its regions have no clocks of their own".to_owned())),
+        }
+    }
+
     /// Stops all regions and returns when their processes are gone.
     pub async fn stop(self) {
         let mut tasks = tokio::task::JoinSet::new();
@@ -337,16 +354,30 @@ impl Cluster {
     }
 }
 
-fn processes(layout: &Layout, manifest: &Manifest, exe: &Path) -> BTreeMap<RegionId, Arc<Process>> {
-    let process = |entry: &RegionEntry| (entry.name.clone(), process(layout, &entry.name, exe));
+fn processes(
+    layout: &Layout,
+    manifest: &Manifest,
+    owner: &Owner,
+    options: &ClusterOptions,
+) -> Result<BTreeMap<RegionId, Arc<Process>>, ClusterError> {
+    let process =
+        |entry: &RegionEntry| Ok((entry.name.clone(), process(layout, &entry.name, owner, options)?));
     manifest.regions.iter().map(process).collect()
 }
 
 /// The process of a region, which is down until it is started.
-pub(crate) fn process(layout: &Layout, region: &RegionId, exe: &Path) -> Arc<Process> {
-    let recipe =
-        Recipe { exe: exe.to_owned(), config: layout.region_config(region), log: layout.region_log(region) };
-    Arc::new(Process::new(recipe))
+pub(crate) fn process(
+    layout: &Layout,
+    region: &RegionId,
+    owner: &Owner,
+    options: &ClusterOptions,
+) -> Result<Arc<Process>, ClusterError> {
+    let clock = match &options.clocks {
+        Some(fake_time) => Some(fake_time.clock(&layout.clock(region), owner)?),
+        None => None,
+    };
+    let (exe, config, log) = (options.exe.clone(), layout.region_config(region), layout.region_log(region));
+    Ok(Arc::new(Process::new(Recipe { exe, config, log, clock })))
 }
 
 /// A region that is not ready yet.

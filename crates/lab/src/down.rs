@@ -117,7 +117,7 @@ pub fn delete(layout: &Layout) -> Result<(), ClusterError> {
     };
     let names = manifest.regions.iter().map(|entry| &entry.name).chain(&manifest.removed);
     let regions = names.map(|name| layout.region(name));
-    for dir in regions.chain([layout.ca_dir(), layout.store_dir(), layout.store_ways()]) {
+    for dir in regions.chain([layout.ca_dir(), layout.store_dir(), layout.store_ways(), layout.clocks()]) {
         gone(fs::remove_dir_all(&dir), &dir)?;
     }
     // The mark goes last but for the lock: a deletion that was interrupted can be repeated.

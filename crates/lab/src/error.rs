@@ -61,6 +61,11 @@ pub enum ClusterError {
     /// An option contradicts what exists, or itself.
     #[error("{0}")]
     Options(String),
+    /// Clocks cannot be set.
+    #[error(
+        "wall clocks that can be set need libfaketime, which is not installed: apt-get install libfaketime"
+    )]
+    NoFakeTime,
     /// Another supervisor is at work.
     #[error("the cluster in {path} is already running: see `pangea status`, stop it with `pangea down`")]
     Running {

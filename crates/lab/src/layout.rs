@@ -111,6 +111,15 @@ impl Layout {
         link().map_err(ClusterError::file("link", &way))
     }
 
+    /// The file that says how far the wall clock of a region is from the machine's.
+    pub(crate) fn clock(&self, region: &RegionId) -> PathBuf {
+        self.clocks().join(region.as_str())
+    }
+
+    pub(crate) fn clocks(&self) -> PathBuf {
+        self.data_dir.join("clocks")
+    }
+
     pub(crate) fn ca_dir(&self) -> PathBuf {
         self.data_dir.join("ca")
     }

@@ -7,6 +7,7 @@
 mod admin;
 mod certs;
 pub mod chaos;
+mod clock;
 mod cluster;
 mod down;
 mod error;
@@ -22,6 +23,7 @@ mod trouble;
 pub mod wan;
 
 pub use admin::{LinkChange, RegionRemoval, RegionRemoved, add_region, admin_call, remove_region};
+pub use clock::FakeTime;
 pub use cluster::{Cluster, ClusterOptions, Progress};
 pub use down::{Down, delete, down};
 pub use error::ClusterError;

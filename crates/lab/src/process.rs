@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{mpsc, watch};
 
+use crate::clock::Clock;
 use crate::error::ClusterError;
 
 /// How long a region may take to stop its gateway and servers. Longer than its own limits together.
@@ -32,6 +33,8 @@ pub(crate) struct Recipe {
     pub(crate) exe: PathBuf,
     pub(crate) config: PathBuf,
     pub(crate) log: PathBuf,
+    /// Its own wall clock; the machine's when absent.
+    pub(crate) clock: Option<Clock>,
 }
 
 /// What a process is doing.
@@ -154,7 +157,11 @@ async fn end(child: &mut Child, pid: i32, signal: Signal) {
 fn spawn(recipe: &Recipe) -> Result<(Child, Option<ChildStdin>), ClusterError> {
     let log = open_log(&recipe.log)?;
     let log_too = log.try_clone().map_err(ClusterError::file("open", &recipe.log))?;
-    let mut child = Command::new(&recipe.exe)
+    let mut command = Command::new(&recipe.exe);
+    if let Some(clock) = &recipe.clock {
+        clock.give_to(&mut command);
+    }
+    let mut child = command
         .args(["region", "run", "--stop-with-stdin", "--config"])
         .arg(&recipe.config)
         .stdin(Stdio::piped())
@@ -218,7 +225,8 @@ mod tests {
     async fn a_process_that_dies_is_told_of_and_can_be_taken_down() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("region.log");
-        let process = Process::new(Recipe { exe: "/bin/false".into(), config: "x".into(), log: log.clone() });
+        let recipe = Recipe { exe: "/bin/false".into(), config: "x".into(), log: log.clone(), clock: None };
+        let process = Process::new(recipe);
         process.start().await;
         let mut state = process.state.clone();
         state.wait_for(|state| matches!(state, State::Died(_))).await.unwrap();

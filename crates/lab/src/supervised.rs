@@ -108,8 +108,11 @@ impl Supervised {
         write_manifest(&self.layout, &manifest)?;
         write_identity(&self.layout, &self.terms.owner, &manifest, region)?;
         self.configure(&manifest)?;
-        let process = self.processes().get(region).cloned();
-        let process = process.unwrap_or_else(|| process_of(self, region));
+        let known = self.processes().get(region).cloned();
+        let process = match known {
+            Some(process) => process,
+            None => process(&self.layout, region, &self.terms.owner, &self.terms.options)?,
+        };
         self.change(|regions| {
             regions.manifest = Arc::new(manifest);
             regions.processes.insert(region.clone(), process.clone());
@@ -197,8 +200,4 @@ impl Supervised {
             }
         }
     }
-}
-
-fn process_of(supervised: &Supervised, region: &RegionId) -> Arc<Process> {
-    process(&supervised.layout, region, &supervised.terms.options.exe)
 }

@@ -31,6 +31,7 @@ pub(super) enum Undo {
     Restore(Vec<(RegionId, RegionId)>),
     Store(Vec<RegionId>),
     Disk(RegionId),
+    Clock(RegionId),
 }
 
 /// The regions by their parts at a moment.
@@ -82,6 +83,10 @@ impl Stage<'_> {
             Fault::StoreAway(part) => self.store_away(vec![name(part)]),
             Fault::StoreAwayForAll => self.store_away(self.cast.all()),
             Fault::DiskFull(part) => self.fill_disk(&name(part)).await,
+            Fault::ClockStep(part, seconds) => {
+                self.cluster.set_clock(&name(part), seconds)?;
+                (String::new(), Undo::Clock(name(part)))
+            }
             Fault::Switchover(to) => (self.switchover(&name(to)).await, Undo::Nothing),
             Fault::CrashAt(step, target, part) => self.crash_at(step, target, &name(part)).await?,
             Fault::ForcedFailover(part) => {
@@ -240,6 +245,7 @@ pub(super) async fn end(cluster: &Cluster, undo: &Undo) -> Result<(), ClusterErr
         Undo::Disk(region) => {
             let _ = std::fs::remove_file(cluster.layout().region(region).join(FILLER));
         }
+        Undo::Clock(region) => cluster.set_clock(region, 0)?,
     }
     Ok(())
 }

@@ -8,6 +8,12 @@ use crate::history::Rng;
 /// Plans that are made in search of one with a fault of a wanted name.
 const ATTEMPTS_MAX: u32 = 10_000;
 
+/// A step of a clock is longer than a lease, and up to one of these, chosen by chance: what NTP corrects, what ends
+/// timeouts, what ends lifetimes of connections, and a wrong time zone. Nothing that goes by the wall clock waits longer.
+/// It is not the certificates that set the limit: the lab's are valid from 1975 to 4096.
+const CLOCK_STEP_MIN_S: u32 = 2;
+const CLOCK_STEPS_S: &[u32] = &[10, 120, 7200, 14 * 3600];
+
 /// A region by its part when the fault begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -70,6 +76,8 @@ pub enum Fault {
     StoreAwayForAll,
     /// The region's disk is full.
     DiskFull(Part),
+    /// The wall clock of a region's processes is set so many seconds ahead, or back, and set right when the fault ends.
+    ClockStep(Part, i32),
     /// A switchover to this region is asked for.
     Switchover(Part),
     /// A switchover is asked for, and something dies when a step is seen.
@@ -110,6 +118,8 @@ pub struct Menu {
     pub lease: Duration,
     /// Disks can be filled.
     pub disks: bool,
+    /// Clocks can be set.
+    pub clocks: bool,
     /// One fault at least has this in its name.
     pub wanted: String,
 }
@@ -214,8 +224,15 @@ fn step(rng: &mut Rng) -> SwitchoverStep {
     }
 }
 
+fn clock_step(rng: &mut Rng) -> i32 {
+    let longest = rng.pick(CLOCK_STEPS_S).copied().unwrap_or(CLOCK_STEP_MIN_S);
+    let seconds = CLOCK_STEP_MIN_S + rng.below(longest - CLOCK_STEP_MIN_S + 1);
+    let seconds = i32::try_from(seconds).unwrap_or(i32::MAX);
+    if rng.percent(50) { seconds } else { -seconds }
+}
+
 fn fault(rng: &mut Rng, menu: &Menu, sync: bool) -> Fault {
-    match rng.below(16) {
+    match rng.below(18) {
         0 | 1 => Fault::Kill(Target::Region, part(rng)),
         2 => Fault::Kill(Target::Server, part(rng)),
         3 => Fault::Kill(Target::Process, part(rng)),
@@ -236,6 +253,7 @@ fn fault(rng: &mut Rng, menu: &Menu, sync: bool) -> Fault {
         // An operator may give up what `sync` promises.
         12 if !sync => Fault::ForcedFailover(secondary(rng)),
         13 | 14 => Fault::CrashAt(step(rng), target(rng), part(rng)),
+        15 | 16 if menu.clocks => Fault::ClockStep(part(rng), clock_step(rng)),
         _ => Fault::Switchover(secondary(rng)),
     }
 }
@@ -286,6 +304,7 @@ impl fmt::Display for Fault {
             Self::StoreAway(part) => write!(f, "store-away({part})"),
             Self::StoreAwayForAll => f.write_str("store-away(all)"),
             Self::DiskFull(part) => write!(f, "disk-full({part})"),
+            Self::ClockStep(part, seconds) => write!(f, "clock-step({part},{seconds:+} s)"),
             Self::Switchover(part) => write!(f, "switchover({part})"),
             Self::CrashAt(step, target, part) => write!(f, "crash-at({step},{target},{part})"),
             Self::ForcedFailover(part) => write!(f, "forced-failover({part})"),

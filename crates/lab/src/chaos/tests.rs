@@ -166,13 +166,37 @@ fn a_counter_that_is_wrong_and_regions_that_differ_are_found() {
 
 #[test]
 fn a_seed_is_a_plan_and_a_wanted_fault_is_in_it() {
-    let menu = Menu { lease: Duration::from_millis(1500), disks: false, wanted: String::new() };
+    let menu =
+        Menu { lease: Duration::from_millis(1500), disks: false, clocks: false, wanted: String::new() };
     for seed in 0..200 {
         let plan = Plan::new(seed, &menu);
         assert_eq!(plan, Plan::new(seed, &menu));
         assert!(!plan.faults.is_empty());
-        assert!(!plan.to_string().contains("disk-full") && !plan.to_string().contains("unfenced"), "{plan}");
+        for never in ["disk-full", "clock-step", "unfenced"] {
+            assert!(!plan.to_string().contains(never), "{plan}");
+        }
     }
     let menu = Menu { disks: true, wanted: "disk-full".to_owned(), ..menu };
     assert!(Plan::new(7, &menu).to_string().contains("disk-full(primary)"));
+}
+
+#[test]
+fn clocks_are_set_ahead_and_back_by_seconds_to_hours() {
+    let lease = Duration::from_millis(1500);
+    let menu = Menu { lease, disks: false, clocks: true, wanted: "clock-step".to_owned() };
+    let mut steps = Vec::new();
+    for seed in 0..300 {
+        let plan = Plan::new(seed, &menu);
+        assert_eq!(plan, Plan::new(seed, &menu));
+        let step =
+            |timed: &Timed| if let Fault::ClockStep(_, seconds) = timed.fault { Some(seconds) } else { None };
+        let found: Vec<i32> = plan.faults.iter().filter_map(step).collect();
+        assert!(!found.is_empty(), "{plan}");
+        steps.extend(found);
+    }
+    assert!(steps.iter().all(|seconds| (2..=14 * 3600).contains(&seconds.abs())), "{steps:?}");
+    for way in [1, -1] {
+        assert!(steps.iter().any(|seconds| (1..=10).contains(&(way * seconds))), "{steps:?}");
+        assert!(steps.iter().any(|seconds| way * seconds > 7200), "{steps:?}");
+    }
 }

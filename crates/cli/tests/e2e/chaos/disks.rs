@@ -6,6 +6,16 @@ use std::process::Command;
 /// Room for a region, its log, and what it puts aside.
 const SIZE: &str = "1g";
 
+/// Whether file systems can be mounted here: by root, and not in every container.
+pub(super) fn possible() -> bool {
+    let Ok(dir) = tempfile::tempdir() else { return false };
+    let quietly = |program: &str, arguments: &[&str]| {
+        let done = Command::new(program).args(arguments).arg(dir.path()).output();
+        done.is_ok_and(|done| done.status.success())
+    };
+    quietly("mount", &["-t", "tmpfs", "pangea-e2e"]) && quietly("umount", &[])
+}
+
 /// A file system beneath the directory of a region that does not run.
 pub(super) struct Disk {
     dir: PathBuf,
