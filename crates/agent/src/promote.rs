@@ -1,6 +1,5 @@
 //! Makes a standby the primary, and what has to be asked of a primary before it stops.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,16 +26,6 @@ const PROMOTION_SQL: &str = "SELECT t.tli, pg_catalog.pg_read_file('pg_wal/' || 
      FROM (SELECT ('x' || \
      pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))\
      ::pg_catalog.bit(32)::int AS tli) t";
-
-/// Who sends to standbys that have not all of the log yet, and when those last said how far they are. They say it by the
-/// clocks of their own machines, so it can only be compared with what the same standby said before.
-const BEHIND_SQL: &str = "SELECT pid, reply_time::text FROM pg_catalog.pg_stat_replication \
-     WHERE reply_time IS NOT NULL AND flush_lsn < pg_catalog.pg_current_wal_flush_lsn()";
-
-/// A standby says something at least once a second (`wal_receiver_status_interval`), or its connection is far too slow.
-const HUNG_AFTER: Duration = Duration::from_secs(2);
-/// How often it is asked whether it has.
-const HUNG_POLL: Duration = Duration::from_millis(10);
 
 /// Promotes the standby whose socket is in `dir`, and returns when it takes writes.
 pub(crate) async fn promote(dir: &Path) -> Result<Promotion, ServerError> {
@@ -104,30 +93,6 @@ async fn ask(client: &Client) -> Result<(Timeline, Option<Promotion>), tokio_pos
         |text: &String| text.lines().rev().find_map(|line| line.split_whitespace().nth(1)?.parse().ok());
     let fork = history.as_ref().and_then(left);
     Ok((timeline, fork.map(|fork| Promotion { timeline, fork })))
-}
-
-/// Ends the connections of standbys that hang, which would hold up the shutdown until `wal_sender_timeout`. Waits only
-/// for those that are behind.
-pub(crate) async fn end_hung_standbys(dir: &Path) -> Result<(), ServerError> {
-    let end = async {
-        let client = connect(dir).await?;
-        let behind = async || {
-            let rows = client.query(BEHIND_SQL, &[]).await?;
-            let said = rows.iter().map(|row| (row.get(0), row.get(1)));
-            Ok::<BTreeMap<i32, String>, tokio_postgres::Error>(said.collect())
-        };
-        let (mut hung, began) = (behind().await?, Instant::now());
-        while !hung.is_empty() && began.elapsed() < HUNG_AFTER {
-            sleep(HUNG_POLL).await;
-            let now = behind().await?;
-            hung.retain(|sender, said| now.get(sender) == Some(said));
-        }
-        let senders: Vec<i32> = hung.into_keys().collect();
-        client
-            .execute("SELECT pg_catalog.pg_terminate_backend(s) FROM unnest($1::int[]) s", &[&senders])
-            .await
-    };
-    soon(end).await.map(drop)
 }
 
 /// Sets `synchronous_standby_names`, and returns when it is in force for all commits that begin from now on.

@@ -10,7 +10,7 @@
 //!
 //! Roles: a standby that is ordered to be primary is promoted; a primary that is ordered to be a standby is killed at
 //! once, because whoever orders it can no longer be sure that nobody else writes (LEASE-BEFORE-WRITE); a primary that
-//! is ordered to stop ships all of its log first (NO-LOSS-SWITCHOVER).
+//! is ordered to stop shuts down in order, and tells where its log ends (NO-LOSS-SWITCHOVER).
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::error::{ServerError, chain};
-use crate::promote::{end_hung_standbys, promote, promotion, set_synchronous, wait_replayed};
+use crate::promote::{promote, promotion, set_synchronous, wait_replayed};
 use crate::recovery::{ClusterState, control_data, has_last_checkpoint};
 use crate::rejoin::Line;
 use crate::settings::ServerSpec;
@@ -36,6 +36,8 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 const FAILED_STARTS_MAX: u32 = 2;
 /// Pause after `synchronous_standby_names` could not be set.
 const SYNCHRONOUS_PAUSE: Duration = Duration::from_millis(500);
+/// How long a server that has shut down, and is to run again as something else, may go on sending to standbys and archiving.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often a standby that follows another region is asked whether it can.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 /// The same until it is known to.
@@ -125,7 +127,7 @@ pub enum State {
     Standby,
     /// It accepts connections, out of recovery; how it came out when that was while this process watched.
     Primary(Option<Promotion>),
-    /// It was primary and has shut down in order; its last checkpoint begins here.
+    /// It was primary and writes nothing any more; its last checkpoint begins here. It may still be sending its log.
     ShutDown(Position),
 }
 
@@ -554,23 +556,25 @@ impl Care {
     /// Shuts it down in order, and tells where its log ends if it did.
     ///
     /// That is as soon as its last checkpoint is written. Its process lives on until every standby has confirmed all of
-    /// the log, the farthest too; it is ended when it is to be something else by then.
+    /// the log, the farthest and one that hangs too; it is ended when it is to be something else by then.
     async fn shut_down(&mut self, child: &mut Child) {
-        let spec = &self.spec;
-        if let Err(error) = end_hung_standbys(&spec.socket_dir).await {
-            tracing::debug!(%error, server = spec.name, "standbys that hang may delay the shutdown");
-        }
         tokio::select! {
             () = postmaster::stop(child) => return self.tell_end().await,
-            () = has_last_checkpoint(&spec.pgdata) => self.tell_end().await,
+            () = has_last_checkpoint(&self.spec.pgdata) => self.tell_end().await,
         }
-        let runs_again = |orders: &Orders| matches!(orders.role, Desired::Primary | Desired::Standby);
+        // A standby of nobody yet: what it has may still be on its way to the next primary.
+        let runs_again = |orders: &Orders| {
+            orders.role == Desired::Primary || orders.role == Desired::Standby && orders.follows.is_some()
+        };
         let ended = tokio::select! {
             () = postmaster::stop(child) => true,
             Ok(_) = self.orders.wait_for(runs_again) => false,
         };
-        if !ended {
+        if !ended && tokio::time::timeout(LAST_WORDS, postmaster::stop(child)).await.is_err() {
             self.kill(child).await;
+        }
+        if !matches!(*self.told.state.borrow(), State::ShutDown(_)) {
+            self.tell_end().await;
         }
     }
 

@@ -159,10 +159,20 @@ impl Controller {
             let timeout = Duration::from_millis(timeout_ms);
             // What an earlier process has offered the target may still take.
             let offered = earlier;
-            self.handover = Some(Handover { id, to, timeout, stage, since: now, deadline: now, offered });
+            self.handover =
+                Some(Handover { id, to, timeout, stage, since: now, deadline: now, received: None, offered });
             self.note(now, StepKind::Began);
         }
         let fenced = !self.holds_lease(now);
+        if let Some(handover) = &mut self.handover
+            && matches!(handover.stage, Stage::Offered(_))
+            && let Some(Server::Standby { received, .. }) =
+                self.peers.get(&handover.to).map(|peer| &peer.state.server)
+            && *received > handover.received
+        {
+            // The rest of the log may take a while to get there.
+            (handover.received, handover.since) = (*received, now);
+        }
         let Some(handover) = &self.handover else { return };
         let waited = now.saturating_sub(handover.since);
         let next = match &handover.stage {

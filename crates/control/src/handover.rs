@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pangea_base::{Epoch, Position, RegionId};
+use pangea_base::{Epoch, Lsn, Position, RegionId};
 use serde::{Deserialize, Serialize};
 
 use crate::interface::{Hold, Scope};
@@ -16,9 +16,9 @@ pub(crate) enum Stage {
     Quiescing,
     /// All gateways hold whatever is new; what is under way may end.
     Holding,
-    /// The server shuts down, and so ships all of its log.
+    /// The server shuts down.
     Stopping,
-    /// It has stopped here; the target may claim.
+    /// It writes nothing past this; the target may claim when it has that.
     Offered(Position),
     /// The transition is being taken out of the topology.
     RollingBack(String),
@@ -31,10 +31,12 @@ pub(crate) struct Handover {
     pub(crate) to: RegionId,
     pub(crate) timeout: Duration,
     pub(crate) stage: Stage,
-    /// When the stage began.
+    /// When the stage began; once it is offered: when the target has last received more of the log.
     pub(crate) since: Duration,
     /// Until then nothing of the clients may be under way any more.
     pub(crate) deadline: Duration,
+    /// How much of the log the target had then.
+    pub(crate) received: Option<Lsn>,
     /// The target may have been told that the server has stopped: until the transition is out of the topology it may
     /// claim.
     pub(crate) offered: bool,

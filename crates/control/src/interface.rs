@@ -61,7 +61,7 @@ pub enum Desired {
     Primary,
     /// A standby of the primary region. A server that is out of recovery is stopped *at once*: it must not write.
     Standby,
-    /// Shut down in order, all of its log shipped.
+    /// Shut down in order.
     Stopped,
 }
 

@@ -30,7 +30,8 @@ pub(crate) struct GateWatch {
     users: AtomicU64,
     /// Sessions with a transaction block open on the primary.
     blocks: AtomicU64,
-    /// Told when the last user has left a closed gate, or the last block has ended.
+    /// Told when the last user has left a closed gate, or the last block has ended. It has one reader, who may be busy when
+    /// he is told.
     emptied: Arc<Notify>,
 }
 
@@ -62,7 +63,7 @@ impl GateWatch {
         let elsewhere = matches!(gate.durability, Durability::Sync { .. });
         self.commits_elsewhere.store(elsewhere, Ordering::SeqCst);
         self.gate.send_replace(gate);
-        self.emptied.notify_waiters();
+        self.emptied.notify_one();
     }
 
     pub(crate) fn now(&self) -> Gate {
@@ -118,13 +119,13 @@ impl GateWatch {
 
     pub(crate) fn block_ends(&self) {
         if self.blocks.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.emptied.notify_waiters();
+            self.emptied.notify_one();
         }
     }
 
     pub(crate) fn leave(&self) {
         if self.users.fetch_sub(1, Ordering::SeqCst) == CLOSED | 1 {
-            self.emptied.notify_waiters();
+            self.emptied.notify_one();
         }
     }
 

@@ -35,9 +35,14 @@ impl Session {
 
     /// Tells of a transaction block on the primary that has begun or ended.
     pub(crate) fn count_block(&mut self, environment: &mut impl Environment) {
-        let begins = || self.in_flight.iter().any(|unit| unit.begins && unit.leg == Some(Leg::Primary));
-        let open = self.phase != Phase::Over
-            && (matches!(self.transaction, Transaction::Primary) || self.keeps_local() || begins());
+        let on_primary = |leg| leg == Some(Leg::Primary) || self.local_is_primary;
+        let begins = || self.in_flight.iter().any(|unit| unit.begins && on_primary(unit.leg));
+        let begun = match self.transaction {
+            Transaction::Idle => false,
+            Transaction::Primary => !self.begin_due,
+            Transaction::Local(_) => self.local_is_primary,
+        };
+        let open = self.phase != Phase::Over && (begun || begins());
         if open != std::mem::replace(&mut self.block_counted, open) {
             if open { environment.block_begins() } else { environment.block_ends() }
         }

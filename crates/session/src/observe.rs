@@ -64,6 +64,12 @@ impl Session {
         !self.pending.is_empty() || self.current.is_some() || !self.client_in.is_empty()
     }
 
+    /// Whether the client waits for an answer to what was sent to a server.
+    #[must_use]
+    pub fn owes_answer(&self) -> bool {
+        self.busy().is_some() || self.held_ready.is_some() || self.passing.is_some()
+    }
+
     /// Whether the session has state on its servers that cannot be made on others.
     #[must_use]
     pub fn keeps_servers(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What `pg_controldata` tells of a server that does not run.
+//! What `pg_controldata` tells of a server that does not run, or shuts down.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -68,7 +68,13 @@ pub async fn control_data(bin: &PgBin, pgdata: &Path) -> Result<ControlData, Rec
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(ServerError::program("pg_controldata", pgdata, output.status.to_string(), &said).into());
     }
-    parse(&String::from_utf8_lossy(&output.stdout))
+    let said = String::from_utf8_lossy(&output.stdout);
+    if said.contains("WARNING") {
+        // Its checksum is wrong: it was read while it was written.
+        let what = said.lines().find(|line| line.contains("WARNING")).unwrap_or_default().to_owned();
+        return Err(RecoveryError::Unexpected { who: "pg_controldata", what });
+    }
+    parse(&said)
 }
 
 /// Returns when the control file seems to say that the primary on `pgdata` has written its last checkpoint, and

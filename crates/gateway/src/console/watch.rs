@@ -286,7 +286,7 @@ impl Watch {
 
 /// Whether the client has asked for something that it has no answer to.
 fn asks_for_more(session: &Session) -> bool {
-    session.has_request() || session.busy().is_some()
+    session.has_request() || session.owes_answer()
 }
 
 /// The error of a statement or client that has waited for the end of a pause in vain.

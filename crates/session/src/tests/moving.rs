@@ -2,7 +2,7 @@
 
 use super::rig::{Rig, check};
 use super::wire::{extended, query};
-use crate::{Held, Leg};
+use crate::{Access, Held, Leg};
 
 #[test]
 fn a_statement_is_closed_while_the_primary_is_left() {
@@ -36,4 +36,18 @@ fn a_hold_of_blocks_lets_open_ones_end_and_statements_run() {
     rig.settle();
     assert_eq!(rig.heard(), "C:INSERT 0 1 | Z:T");
     check(&mut rig, &[("COMMIT", "C:COMMIT | Z:I")]);
+}
+
+#[test]
+fn reads_of_a_primary_are_no_blocks() {
+    let mut rig = Rig::with(Access::Local);
+    rig.world.primary = true;
+    rig.say(&query("SELECT 1"));
+    assert_eq!((rig.world.users, rig.world.blocks), (1, 0), "it is under way");
+    rig.settle();
+    rig.heard();
+    check(&mut rig, &[("BEGIN", "C:BEGIN | Z:T")]);
+    assert_eq!(rig.world.blocks, 1);
+    check(&mut rig, &[("COMMIT", "C:COMMIT | Z:I")]);
+    assert_eq!((rig.world.users, rig.world.blocks), (0, 0));
 }

@@ -52,7 +52,7 @@ pub(super) async fn tells_what_happened(lab: &Lab) {
     primary_at(lab, US).await;
     let epoch = topology(lab).await["epoch"].as_u64().unwrap();
     let run = lab.pangea(&["switchover", "--to", EU]).await.ended(0);
-    for said in ["has shut down at", "has replayed all of it", "takes writes"] {
+    for said in ["has shut down", "has replayed all of it", "takes writes"] {
         assert!(run.err.contains(said), "no {said:?} in {run:?}");
     }
     assert!(run.out.contains("done: eu-west-1 is primary"), "{run:?}");
