@@ -90,9 +90,15 @@ impl Session {
         self.leave_primary();
     }
 
-    /// Whether the session leaves the primary as soon as nothing is under way there.
+    /// Whether the session leaves the primary as soon as nothing is under way there. One that waits with a block does so
+    /// ahead: while all wait, that connections are closed takes the longest.
     fn leaves_primary(&self) -> bool {
-        self.primary_held == Held::All && !self.stays_on(Leg::Primary)
+        let leaves = match self.primary_held {
+            Held::Nothing => false,
+            Held::Blocks => self.held_back,
+            Held::All => true,
+        };
+        leaves && !self.stays_on(Leg::Primary)
     }
 
     fn is_idle_on_primary(&self) -> bool {

@@ -378,11 +378,11 @@ impl Session {
     /// Does all that can be done with the bytes that are there.
     pub fn advance(&mut self, environment: &mut impl Environment) {
         loop {
-            self.leave_primary();
             let mut progress = self.take_answers(Leg::Local);
             progress |= self.take_answers(Leg::Primary);
             progress |= self.dispatch(environment);
             progress |= self.collect(environment);
+            self.leave_primary();
             if self.entered && !self.keeps_primary() {
                 self.entered = false;
                 environment.leave_primary();

@@ -32,6 +32,8 @@ fn a_hold_of_blocks_lets_open_ones_end_and_statements_run() {
     assert_eq!(rig.world.blocks, 0, "it is open on the standby");
     assert_eq!(rig.ask(&query("INSERT INTO t VALUES (4)")), "");
     assert!(rig.session.waits_for_primary());
+    assert!(!rig.session.primary_is_open(), "it waits with a block, and will leave anyway");
+    rig.close(Leg::Primary);
     rig.session.hold_primary(Held::Nothing);
     rig.settle();
     assert_eq!(rig.heard(), "C:INSERT 0 1 | Z:T");
