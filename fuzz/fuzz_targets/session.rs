@@ -7,13 +7,15 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use pangea_base::Lsn;
+use pangea_base::{Position, Timeline};
+use pangea_consistency::Reach;
 use pangea_pgwire::startup::{Startup, Version};
 use pangea_pgwire::{ErrorFields, SqlState, build};
-use pangea_session::{Environment, Leg, ReadConsistency, Session, SessionOptions, UNIT_LEN_MAX};
+use pangea_session::{Access, Environment, Held, Leg, Session, SessionOptions, UNIT_LEN_MAX};
 use pangea_sql::{Batch, Catalog, classify};
 
 /// Bytes that one event adds to one side's output at most, beyond what was put in.
@@ -41,20 +43,48 @@ impl Environment for World {
         u64::from(self.0 & 3)
     }
 
-    fn catalog_covers(&mut self, _: Lsn) -> bool {
+    fn catalog_covers(&mut self, _: Position) -> bool {
         self.0 & 4 == 0
     }
 
-    fn replayed(&self) -> Option<Lsn> {
-        (self.0 & 8 == 0).then(|| Lsn(u64::from(self.0) << 40))
+    fn reach(&self, _: Position) -> Reach {
+        match self.0 >> 3 & 3 {
+            0 => Reach::Lost,
+            1 => Reach::Behind,
+            _ => Reach::Reached,
+        }
     }
+
+    fn is_primary(&self) -> bool {
+        self.0 & 32 != 0
+    }
+
+    fn timeline(&self) -> Option<Timeline> {
+        (self.0 & 8 == 0).then_some(Timeline(1))
+    }
+
+    fn staleness(&self) -> Option<Duration> {
+        (self.0 & 16 == 0).then(|| Duration::from_secs(u64::from(self.0)))
+    }
+
+    fn commits_elsewhere(&self) -> bool {
+        self.0 & 64 != 0
+    }
+
+    fn enter_primary(&mut self) -> bool {
+        self.0 & 128 == 0
+    }
+
+    fn leave_primary(&mut self) {}
+
+    fn block_begins(&mut self) {}
+
+    fn block_ends(&mut self) {}
 }
 
-fn startup() -> Bytes {
+fn startup() -> Startup {
     let parameters = vec![("user".to_owned(), "u".to_owned())];
-    let mut out = BytesMut::new();
-    Startup { version: Version { major: 3, minor: 0 }, parameters }.write(&mut out);
-    out.freeze()
+    Startup { version: Version { major: 3, minor: 0 }, parameters }
 }
 
 /// Bytes as they are, or as the body of a frame whose tag is their first byte.
@@ -89,6 +119,10 @@ fn feed(session: &mut Session, event: u8, bytes: &[u8]) {
             Some(0) => session.client_closed(),
             Some(1) => session.server_closed(Leg::Primary, &error()),
             Some(2) => session.server_closed(Leg::Local, &error()),
+            Some(3) => session.primary_moved(|_| {}),
+            Some(byte @ 4..=6) => {
+                session.hold_primary([Held::Nothing, Held::Blocks, Held::All][usize::from(byte - 4)]);
+            }
             Some(byte) => session.set_on_hold(byte & 1 == 1),
             None => {}
         },
@@ -97,10 +131,11 @@ fn feed(session: &mut Session, event: u8, bytes: &[u8]) {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let Some((&level, mut rest)) = input.split_first() else { return };
-    let read_consistency = ReadConsistency::NAMES[usize::from(level) % ReadConsistency::NAMES.len()].1;
+    let Some((&access, mut rest)) = input.split_first() else { return };
+    let access = [Access::Split, Access::Local, Access::Primary][usize::from(access) % 3];
     let (local_startup, primary_startup) = (startup(), startup());
-    let mut session = Session::new(SessionOptions { local_startup, primary_startup, read_consistency });
+    let mut session =
+        Session::new(SessionOptions { access, local_startup, primary_startup, shared: None });
     while let [event, length, world, after @ ..] = rest {
         let (bytes, next) = after.split_at(usize::from(*length).min(after.len()));
         rest = next;

@@ -54,6 +54,9 @@ const MOVE_PAUSE_LONG: Duration = Duration::from_millis(500);
 /// Tries after which the pause is longer.
 const MOVES_SOON: u32 = 100;
 
+/// How much longer transaction blocks wait than statements when a hold ends: all who waited open their connections then, and
+/// what needs the least is done first.
+const BLOCKS_LAST: Duration = Duration::from_millis(30);
 /// What a region that stops has said to its sessions comes within this time of the end of its heartbeats, or not at all.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -81,6 +84,8 @@ pub(crate) struct Running {
     primary: Option<Stream>,
     primary_route: Route,
     endpoint: Endpoint,
+    /// Nothing may begin on the primary, as far as the session knows.
+    all_held: bool,
     /// The epoch of the primary that the session knows.
     epoch: Epoch,
     /// Tells when the gate has changed.
@@ -89,6 +94,8 @@ pub(crate) struct Running {
     trouble: Option<ErrorFields>,
     /// Ends the wait for the primary.
     blocked: Option<Pending<()>>,
+    /// Ends the wait of a transaction block for the statements of others.
+    blocks_last: Option<Pending<()>>,
     /// Tells when the link to the primary is lost.
     lost: Pending<()>,
     /// Tells when the gateway stops.
@@ -339,6 +346,8 @@ impl Running {
             gate_changed: gate_changed(&shared),
             trouble: None,
             blocked: None,
+            blocks_last: None,
+            all_held: false,
             lost: lost(&primary_route),
             stopped: stopped(shared.clone()),
             primary_route,
@@ -424,6 +433,12 @@ impl Running {
         {
             self.blocked = None;
             return Poll::Ready(Event::Blocked);
+        }
+        if let Some(last) = &mut self.blocks_last
+            && last.as_mut().poll(cx).is_ready()
+        {
+            self.blocks_last = None;
+            return Poll::Ready(Event::GateChanged);
         }
         if self.lost.as_mut().poll(cx).is_ready() {
             self.lost = lost(&self.primary_route);
@@ -589,11 +604,18 @@ impl Running {
             let route = self.primary_route.clone();
             self.session.primary_moved(|startup| route.label(startup, Kind::Session));
         }
-        self.session.hold_primary(match gate.holds() {
+        let held = match gate.holds() {
+            // Once in a hold: when its timer wakes it `all_held` is no longer so.
+            None if self.session.is_held_back() && self.all_held => {
+                self.blocks_last = Some(Box::pin(sleep(BLOCKS_LAST)));
+                Held::Blocks
+            }
             None => Held::Nothing,
             Some(Scope::Blocks) => Held::Blocks,
             Some(Scope::All) => Held::All,
-        });
+        };
+        self.all_held = held == Held::All;
+        self.session.hold_primary(held);
     }
 
     fn advance(&mut self) {
