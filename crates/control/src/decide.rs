@@ -163,7 +163,6 @@ impl Controller {
                 Some(Handover { id, to, timeout, stage, since: now, deadline: now, received: None, offered });
             self.note(now, StepKind::Began);
         }
-        let fenced = !self.holds_lease(now);
         if let Some(handover) = &mut self.handover
             && matches!(handover.stage, Stage::Offered(_))
             && let Some(Server::Standby { received, .. }) =
@@ -173,9 +172,28 @@ impl Controller {
             // The rest of the log may take a while to get there.
             (handover.received, handover.since) = (*received, now);
         }
-        let Some(handover) = &self.handover else { return };
+        let next = self.handover.as_ref().and_then(|handover| self.next_stage(handover, now));
+        if let Some(next) = next {
+            let kind = match &next {
+                Stage::Quiescing => StepKind::Prepared,
+                Stage::Holding => StepKind::Quiet,
+                Stage::Stopping => StepKind::Held,
+                Stage::Offered(checkpoint) => StepKind::Stopped { checkpoint: *checkpoint },
+                Stage::RollingBack(reason) => StepKind::RolledBack { reason: reason.clone() },
+                Stage::Preparing => StepKind::Began,
+            };
+            self.note(now, kind);
+            if let Some(handover) = &mut self.handover {
+                handover.enter(now, next);
+            }
+        }
+    }
+
+    /// The stage that a switchover is in from now on, if that is another.
+    fn next_stage(&self, handover: &Handover, now: Duration) -> Option<Stage> {
+        let fenced = !self.holds_lease(now);
         let waited = now.saturating_sub(handover.since);
-        let next = match &handover.stage {
+        match &handover.stage {
             Stage::RollingBack(_) => None,
             _ if fenced => Some(Stage::RollingBack("the primary could not renew its lease".to_owned())),
             Stage::Preparing if self.prepared == Some(handover.id) => {
@@ -205,20 +223,6 @@ impl Controller {
                 handover.to
             ))),
             Stage::Preparing | Stage::Offered(_) => None,
-        };
-        if let Some(next) = next {
-            let kind = match &next {
-                Stage::Quiescing => StepKind::Prepared,
-                Stage::Holding => StepKind::Quiet,
-                Stage::Stopping => StepKind::Held,
-                Stage::Offered(checkpoint) => StepKind::Stopped { checkpoint: *checkpoint },
-                Stage::RollingBack(reason) => StepKind::RolledBack { reason: reason.clone() },
-                Stage::Preparing => StepKind::Began,
-            };
-            self.note(now, kind);
-            if let Some(handover) = &mut self.handover {
-                handover.enter(now, next);
-            }
         }
     }
 
