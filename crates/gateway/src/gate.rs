@@ -150,59 +150,48 @@ impl GateWatch {
 mod tests {
     use super::*;
 
+    fn gate(primary: &RegionId, open: bool, hold: Option<Hold>) -> Gate {
+        Gate { epoch: Epoch(1), primary: primary.clone(), open, hold, durability: Durability::Async }
+    }
+
     #[test]
     fn none_enters_a_closed_gate_and_those_inside_are_counted() {
         let (a, b): (RegionId, RegionId) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let gate = GateWatch::new(b, a.clone());
-        let epoch = Epoch(1);
-        gate.set(Gate { epoch, primary: a.clone(), open: true, hold: None, durability: Durability::Async });
-        assert!(gate.enter());
+        let watch = GateWatch::new(b, a.clone());
+        watch.set(gate(&a, true, None));
+        assert!(watch.enter());
         let hold = Hold { transition: 7, scope: Scope::All };
-        let durability = Durability::Async;
-        gate.set(Gate { epoch, primary: a.clone(), open: true, hold: Some(hold), durability });
-        assert!(!gate.enter());
-        assert_eq!(gate.held(), (None, 1));
-        gate.leave();
-        assert_eq!(gate.held(), (Some(hold), 0));
-        gate.set(Gate { epoch, primary: a, open: true, hold: None, durability: Durability::Async });
-        assert!(gate.enter());
+        watch.set(gate(&a, true, Some(hold)));
+        assert!(!watch.enter());
+        assert_eq!(watch.held(), (None, 1));
+        watch.leave();
+        assert_eq!(watch.held(), (Some(hold), 0));
+        watch.set(gate(&a, true, None));
+        assert!(watch.enter());
     }
 
     #[test]
     fn a_hold_of_blocks_lets_others_enter() {
         let (a, b): (RegionId, RegionId) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let gate = GateWatch::new(b, a.clone());
+        let watch = GateWatch::new(b, a.clone());
         let hold = Hold { transition: 7, scope: Scope::Blocks };
-        gate.block_begins();
-        let (epoch, durability) = (Epoch(1), Durability::Async);
-        gate.set(Gate { epoch, primary: a, open: true, hold: Some(hold), durability });
-        assert!(gate.enter());
-        assert_eq!(gate.held(), (None, 1));
-        gate.block_ends();
-        assert_eq!(gate.held(), (Some(hold), 0));
+        watch.block_begins();
+        watch.set(gate(&a, true, Some(hold)));
+        assert!(watch.enter());
+        assert_eq!(watch.held(), (None, 1));
+        watch.block_ends();
+        assert_eq!(watch.held(), (Some(hold), 0));
     }
 
     #[test]
     fn a_primary_that_takes_no_writes_holds() {
         let a: RegionId = "a".parse().unwrap();
-        let gate = GateWatch::new(a.clone(), a.clone());
-        assert!(!gate.enter());
-        gate.set(Gate {
-            epoch: Epoch(1),
-            primary: a.clone(),
-            open: true,
-            hold: None,
-            durability: Durability::Async,
-        });
-        assert!(gate.enter());
-        gate.set(Gate {
-            epoch: Epoch(1),
-            primary: a,
-            open: false,
-            hold: None,
-            durability: Durability::Async,
-        });
-        assert!(!gate.enter());
-        assert_eq!(gate.held(), (None, 1));
+        let watch = GateWatch::new(a.clone(), a.clone());
+        assert!(!watch.enter());
+        watch.set(gate(&a, true, None));
+        assert!(watch.enter());
+        watch.set(gate(&a, false, None));
+        assert!(!watch.enter());
+        assert_eq!(watch.held(), (None, 1));
     }
 }

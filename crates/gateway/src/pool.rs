@@ -354,10 +354,7 @@ impl Pool {
 
     /// A connection is gone: who waits may open another. Those who wait because of other pools come first.
     fn closed(self: &Arc<Self>) {
-        let mut inner = self.lock();
-        inner.open -= 1;
-        self.ledger.close(&self.key);
-        drop(inner);
+        self.give_up_place(&mut self.lock());
         self.relieve();
         if self.grant().is_some() {
             self.relieve();
@@ -393,10 +390,15 @@ impl Pool {
             // It may have given up: its place goes to the next.
             if let Err(Turn::Place(mut lease)) = first.answer.send(Turn::Place(lease)) {
                 lease.counts = false;
-                inner.open -= 1;
-                self.ledger.close(&self.key);
+                self.give_up_place(&mut inner);
             }
         }
+    }
+
+    /// A place is free again, here and in the ledger.
+    fn give_up_place(&self, inner: &mut Inner) {
+        inner.open -= 1;
+        self.ledger.close(&self.key);
     }
 
     /// Closes the connection that is idle for longest; whether there was one.
@@ -406,8 +408,7 @@ impl Pool {
             return false;
         }
         let Idle { mut server, .. } = inner.idle.remove(0);
-        inner.open -= 1;
-        self.ledger.close(&self.key);
+        self.give_up_place(&mut inner);
         drop(inner);
         server.lease.counts = false;
         true

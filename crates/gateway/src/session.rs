@@ -84,8 +84,6 @@ pub(crate) struct Running {
     primary: Option<Stream>,
     primary_route: Route,
     endpoint: Endpoint,
-    /// Nothing may begin on the primary, as far as the session knows.
-    all_held: bool,
     /// The epoch of the primary that the session knows.
     epoch: Epoch,
     /// Tells when the gate has changed.
@@ -347,7 +345,6 @@ impl Running {
             trouble: None,
             blocked: None,
             blocks_last: None,
-            all_held: false,
             lost: lost(&primary_route),
             stopped: stopped(shared.clone()),
             primary_route,
@@ -605,8 +602,8 @@ impl Running {
             self.session.primary_moved(|startup| route.label(startup, Kind::Session));
         }
         let held = match gate.holds() {
-            // Once in a hold: when its timer wakes it `all_held` is no longer so.
-            None if self.session.is_held_back() && self.all_held => {
+            // Once in a hold: when its timer wakes it, blocks alone are held.
+            None if self.session.is_held_back() && self.session.held() == Held::All => {
                 self.blocks_last = Some(Box::pin(sleep(BLOCKS_LAST)));
                 Held::Blocks
             }
@@ -614,7 +611,6 @@ impl Running {
             Some(Scope::Blocks) => Held::Blocks,
             Some(Scope::All) => Held::All,
         };
-        self.all_held = held == Held::All;
         self.session.hold_primary(held);
     }
 

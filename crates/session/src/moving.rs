@@ -27,6 +27,12 @@ impl Session {
         self.primary_held = held;
     }
 
+    /// What is held back.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.primary_held
+    }
+
     /// Whether a block that the caller was told of is still open.
     #[must_use]
     pub fn has_block(&self) -> bool {

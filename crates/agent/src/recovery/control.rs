@@ -69,10 +69,9 @@ pub async fn control_data(bin: &PgBin, pgdata: &Path) -> Result<ControlData, Rec
         return Err(ServerError::program("pg_controldata", pgdata, output.status.to_string(), &said).into());
     }
     let said = String::from_utf8_lossy(&output.stdout);
-    if said.contains("WARNING") {
+    if let Some(warning) = said.lines().find(|line| line.contains("WARNING")) {
         // Its checksum is wrong: it was read while it was written.
-        let what = said.lines().find(|line| line.contains("WARNING")).unwrap_or_default().to_owned();
-        return Err(RecoveryError::Unexpected { who: "pg_controldata", what });
+        return Err(RecoveryError::Unexpected { who: "pg_controldata", what: warning.to_owned() });
     }
     parse(&said)
 }

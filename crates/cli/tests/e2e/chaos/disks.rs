@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Room for a region, its log, and what it puts aside.
-const SIZE: &str = "1g";
+/// Room for a region, for the log that its slots keep (1 GB), and for the reports of hundreds of rounds.
+const SIZE: &str = "4g";
 
 /// Whether file systems can be mounted here: by root, and not in every container.
 pub(super) fn possible() -> bool {
