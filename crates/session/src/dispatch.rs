@@ -15,6 +15,10 @@ use crate::unit::{Consequence, Kind, Parsed, Unit};
 /// Bytes of a unit that are kept at most so that it can run again.
 const RETRY_LEN_MAX: usize = 256 << 10;
 
+/// Units that are in flight at most: enough for a pipeline to a primary far away, and few enough that a client with
+/// thousands of statements in one pipeline takes turns with the others of its thread.
+pub(crate) const IN_FLIGHT_MAX: usize = 256;
+
 /// `pg_current_wal_flush_lsn`: at or past every commit that was synchronous. Functions of PostgreSQL's own keep their
 /// OIDs for ever; the fast path costs the server a tenth of what a query does (`bench/consistency`).
 pub(crate) const FLUSH_LSN_OID: u32 = 3330;
@@ -69,6 +73,9 @@ impl Session {
     fn decide(&mut self, environment: &mut impl Environment) -> Decision {
         let Some(unit) = self.pending.front() else { return Decision::Wait };
         let home = self.link(self.access.home());
+        if !unit.continues && self.in_flight.len() >= IN_FLIGHT_MAX {
+            return Decision::Wait;
+        }
         let asked = [&self.local, &self.primary].iter().any(|link| link.expects(Expect::Settings));
         if home.expects(Expect::Start) || (asked && !unit.continues) {
             return Decision::Wait;

@@ -2,6 +2,7 @@
 
 use super::rig::Rig;
 use super::wire::{extended, query};
+use crate::dispatch::IN_FLIGHT_MAX;
 use crate::{Access, Leg};
 
 const READ: &str = "SELECT id FROM t";
@@ -146,6 +147,16 @@ fn a_token_is_past_the_commit_when_all_of_it_is_pipelined() {
     all.extend_from_slice(&query("COMMIT"));
     rig.ask(&all);
     assert_eq!(rig.token, newest(&rig));
+}
+
+#[test]
+fn a_long_pipeline_goes_out_in_parts() {
+    let mut rig = Rig::with(Access::Primary);
+    let units = 2 * IN_FLIGHT_MAX + 10;
+    rig.say(&query(READ).repeat(units));
+    assert_eq!(rig.sent(Leg::Primary).matches(READ).count(), IN_FLIGHT_MAX);
+    rig.settle();
+    assert_eq!(rig.heard().matches("Z:I").count(), units);
 }
 
 #[test]
