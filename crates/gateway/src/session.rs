@@ -2,6 +2,7 @@
 //!
 //! All decisions are [`pangea_session::Session`]'s; this moves bytes, opens connections and waits for it.
 
+mod bell;
 mod home;
 mod ordered;
 mod pooled;
@@ -38,6 +39,7 @@ use crate::relay::server_lost;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
+use bell::Bell;
 pub(crate) use home::PRIMARY_TIMEOUT;
 use home::{Home, Reader, moving, open_home, open_reader};
 use pooled::{Acquired, Pooled};
@@ -111,6 +113,8 @@ pub(crate) struct Running {
     cancels: CancelReceiver,
     cancel_sender: mpsc::Sender<CancelRequest>,
     registration: Option<Registration>,
+    /// Rings for what comes seldom.
+    bell: Bell,
 }
 
 /// What the session asks of the world.
@@ -357,6 +361,7 @@ impl Running {
             cancels,
             cancel_sender,
             registration: None,
+            bell: Bell::default(),
             shared,
         }
     }
@@ -369,6 +374,8 @@ impl Running {
             let event = poll_fn(|cx| self.poll_event(cx)).await;
             self.handle(event);
             self.attend();
+            // There may be something new to wait for.
+            self.bell.ring();
             // Whatever one session makes of its events, the others get their turn.
             tokio::task::consume_budget().await;
         }
@@ -403,27 +410,16 @@ impl Running {
             self.waiting = None;
             return Poll::Ready(Event::Waited(reached));
         }
-        if let Some(cancelling) = &mut self.cancelling {
-            if let Poll::Ready((leg, taken)) = cancelling.as_mut().poll(cx) {
-                self.cancelling = None;
-                return Poll::Ready(Event::Cancelled(leg, taken));
-            }
-        } else if self.cancel_wanted.is_none()
-            && let Poll::Ready(Some(request)) = self.cancels.poll_recv(cx)
+        if let Some(cancelling) = &mut self.cancelling
+            && let Poll::Ready((leg, taken)) = cancelling.as_mut().poll(cx)
         {
-            return Poll::Ready(Event::Cancel(request));
+            self.cancelling = None;
+            return Poll::Ready(Event::Cancelled(leg, taken));
         }
         if let Some(leaving) = &mut self.leaving
             && leaving.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Event::LeftTooLong);
-        }
-        if let Poll::Ready(order) = self.watch.poll_order(cx) {
-            return Poll::Ready(Event::Ordered(order));
-        }
-        if self.gate_changed.as_mut().poll(cx).is_ready() {
-            self.gate_changed = gate_changed(&self.shared);
-            return Poll::Ready(Event::GateChanged);
         }
         if let Some(blocked) = &mut self.blocked
             && blocked.as_mut().poll(cx).is_ready()
@@ -435,6 +431,27 @@ impl Running {
             && last.as_mut().poll(cx).is_ready()
         {
             self.blocks_last = None;
+            return Poll::Ready(Event::GateChanged);
+        }
+        match self.bell.answer(cx) {
+            Some(waker) => self.poll_seldom(&mut Context::from_waker(&waker)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// What every session waits for all the time, and seldom comes.
+    fn poll_seldom(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.cancelling.is_none()
+            && self.cancel_wanted.is_none()
+            && let Poll::Ready(Some(request)) = self.cancels.poll_recv(cx)
+        {
+            return Poll::Ready(Event::Cancel(request));
+        }
+        if let Poll::Ready(order) = self.watch.poll_order(cx) {
+            return Poll::Ready(Event::Ordered(order));
+        }
+        if self.gate_changed.as_mut().poll(cx).is_ready() {
+            self.gate_changed = gate_changed(&self.shared);
             return Poll::Ready(Event::GateChanged);
         }
         if self.lost.as_mut().poll(cx).is_ready() {

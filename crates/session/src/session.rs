@@ -430,6 +430,12 @@ impl Session {
         self.client_out.len() < OUTPUT_LEN_MAX && self.link(leg).input.len() < OUTPUT_LEN_MAX
     }
 
+    /// Whether this server owes an answer to something that was sent to it, or is to be sent.
+    #[must_use]
+    pub fn awaits(&self, leg: Leg) -> bool {
+        !self.link(leg).expect.is_empty()
+    }
+
     /// Whether the session wants a connection to the primary that it does not have.
     #[must_use]
     pub fn wants_primary(&self) -> bool {

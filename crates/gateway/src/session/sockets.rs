@@ -7,8 +7,11 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::Running;
-use crate::buffer::{poll_drain, poll_fill};
+use crate::buffer::{READ_LEN, poll_drain, poll_fill};
 use crate::relay::server_lost;
+
+/// A session whose output is shorter looks at nothing else when that is written: only more than this holds it up.
+const CLOGGED_LEN: usize = READ_LEN;
 
 impl Running {
     /// Moves bytes until nothing moves any more. Ready when the session has to be attended to.
@@ -54,9 +57,10 @@ impl Running {
         {
             output.clear();
             self.leave();
+            moved = true;
         }
         let left = self.session.client_output().len();
-        moved |= left != before;
+        moved |= left != before && before >= CLOGGED_LEN;
         self.watch.sent(before - left);
         if !self.client_gone && self.session.takes_client_input() {
             match poll_fill(&mut self.client, self.session.client_input(), cx) {
@@ -96,7 +100,6 @@ impl Running {
             Leg::Primary => &mut self.primary,
         };
         let Some(stream) = stream else { return false };
-        let mut moved = false;
         let output = self.session.server_output(leg);
         let before = output.len();
         // Empty or not: what TLS has taken may still be on its way out. A write that fails is followed by a read
@@ -104,7 +107,9 @@ impl Running {
         if let Poll::Ready(Err(_)) = poll_drain(stream, output, cx) {
             output.clear();
         }
-        moved |= self.session.server_output(leg).len() != before;
+        let left = self.session.server_output(leg).len();
+        // Where no answer is due, nothing else tells the session that it is done with the server.
+        let mut moved = left != before && (before >= CLOGGED_LEN || !self.session.awaits(leg));
         if self.session.takes_server_input(leg) {
             match poll_fill(stream, self.session.server_input(leg), cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
