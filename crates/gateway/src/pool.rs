@@ -427,7 +427,7 @@ impl Pool {
     }
 
     /// Takes back a connection that is as its state says.
-    pub(crate) fn put(server: PooledServer) {
+    pub(crate) fn put(mut server: PooledServer) {
         let pool = server.lease.pool.clone();
         let mut inner = pool.lock();
         let expired = server.lease.born.elapsed() >= inner.bounds.lifetime;
@@ -436,7 +436,6 @@ impl Pool {
             drop(inner);
             return drop(server);
         }
-        let mut server = Box::new(server);
         while let Some(first) = inner.queue.pop_front() {
             if !Arc::ptr_eq(&first.profile, &server.lease.profile) {
                 if first.answer.is_closed() {
@@ -447,13 +446,13 @@ impl Pool {
                 drop(inner);
                 return drop(server);
             }
-            match first.answer.send(Turn::Server(server)) {
+            match first.answer.send(Turn::Server(Box::new(server))) {
                 Ok(()) => return,
-                Err(Turn::Server(back)) => server = back,
+                Err(Turn::Server(back)) => server = *back,
                 Err(Turn::Place(_)) => return,
             }
         }
-        inner.idle.push(Idle { server: *server, since: Instant::now() });
+        inner.idle.push(Idle { server, since: Instant::now() });
         drop(inner);
         if pool.ledger.is_starving() && pool.ledger.is_wanted(&pool.key) {
             pool.relieve();

@@ -1,5 +1,6 @@
 //! What the client sends: frames become units.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -200,7 +201,7 @@ impl Session {
 
     fn take_query(&mut self, frame: Bytes, environment: &mut impl Environment) -> Result<(), FrameError> {
         let text = message::query_text(&frame[HEADER_LEN..])?;
-        let mut batch = environment.classify(&String::from_utf8_lossy(text));
+        let mut batch = environment.classify(&lossy(text));
         let rewritten = self.rewrite(text, &mut batch, environment).map(|text| {
             let mut out = BytesMut::new();
             build::query(&mut out, &text);
@@ -261,7 +262,7 @@ impl Session {
         // A copy: what is remembered must not keep the buffer that it was read into.
         let mut kept = Bytes::copy_from_slice(frame);
         let parse = Parse::read(&kept[HEADER_LEN..])?;
-        let mut batch = environment.classify(&String::from_utf8_lossy(parse.text));
+        let mut batch = environment.classify(&lossy(parse.text));
         if let Some(text) = self.rewrite(parse.text, &mut batch, environment) {
             let mut out = BytesMut::new();
             build::parse(&mut out, parse.statement, text.as_bytes(), parse.types);
@@ -569,6 +570,11 @@ fn begin(wire: Bytes, start: bool, read_only: Option<bool>, isolation: Option<Is
         || read_only == Some(false)
         || (one_snapshot && !read_only_said);
     Begin { wire, start_transaction: start, read_only: read_only_said, one_snapshot, on_primary }
+}
+
+/// A statement's text, which is mostly UTF-8: to find that out is faster than to mend it.
+fn lossy(text: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed)
 }
 
 /// A Query with one statement of a longer text.

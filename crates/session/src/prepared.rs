@@ -112,7 +112,7 @@ impl Portal {
 
 /// The prepared statements of a session by name; the unnamed one has the empty name. Statements of Parse and of
 /// PREPARE share their names, as in PostgreSQL.
-pub(crate) type Statements = HashMap<Bytes, Prepared>;
+pub(crate) type Statements = HashMap<Bytes, Prepared, ahash::RandomState>;
 
 /// The portals of a transaction by name.
-pub(crate) type Portals = HashMap<Bytes, Portal>;
+pub(crate) type Portals = HashMap<Bytes, Portal, ahash::RandomState>;

@@ -1,6 +1,6 @@
 //! What servers answer: passed to the client, or taken by the session itself.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use pangea_pgwire::frame::{HEADER_LEN, Header, backend_header};
 use pangea_pgwire::startup::CancelKey;
 use pangea_pgwire::{ErrorFields, SqlState, build, fields, message};
@@ -17,6 +17,9 @@ const HELD_LEN_MAX: usize = 16 << 10;
 
 /// Largest frame that is looked at; larger ones pass unseen.
 const INSPECTED_LEN_MAX: usize = 1 << 20;
+
+/// Longest part of an answer that is copied though it could change hands.
+const COPIED_LEN_MAX: usize = 1024;
 
 /// A ParseComplete.
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
@@ -87,14 +90,20 @@ impl Session {
         if len == 0 {
             return false;
         }
-        let passes = link.rest_passes;
-        let bytes = link.input.split_to(len);
         link.rest -= len;
-        if passes && self.client_out.is_empty() {
-            self.client_out = bytes;
-        } else if passes {
-            self.client_out.extend_from_slice(&bytes);
+        // What comes in bulk changes hands; what is short is cheaper to copy.
+        if link.rest_passes && self.client_out.is_empty() && len > COPIED_LEN_MAX {
+            self.client_out = self.link_mut(leg).input.split_to(len);
+            return true;
         }
+        let link = match leg {
+            Leg::Local => &mut self.local,
+            Leg::Primary => &mut self.primary,
+        };
+        if link.rest_passes {
+            self.client_out.extend_from_slice(&link.input[..len]);
+        }
+        link.input.advance(len);
         true
     }
 

@@ -187,7 +187,7 @@ pub struct Session {
     pub(crate) statements: Statements,
     pub(crate) portals: Portals,
     /// Values of reported parameters as the client knows them.
-    pub(crate) parameters: HashMap<Bytes, Bytes>,
+    pub(crate) parameters: HashMap<Bytes, Bytes, ahash::RandomState>,
 
     /// The unit that is being collected.
     pub(crate) current: Option<Unit>,
@@ -323,9 +323,9 @@ impl Session {
             failed: false,
             set_up: Vec::new(),
             settings: Settings::default(),
-            statements: Statements::new(),
-            portals: Portals::new(),
-            parameters: HashMap::new(),
+            statements: Statements::default(),
+            portals: Portals::default(),
+            parameters: HashMap::default(),
             current: None,
             pending: VecDeque::new(),
             in_flight: VecDeque::new(),

@@ -30,7 +30,7 @@ pub(crate) struct Settings {
 }
 
 /// Settings with their numbers, as they were at a time.
-pub(crate) type Made = Arc<Vec<(u64, Setting)>>;
+pub(crate) type Made = Arc<[(u64, Setting)]>;
 
 /// What has to be done on a server that has the settings of another session.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Settings {
     /// Adds a setting; returns its number.
     pub(crate) fn push(&mut self, setting: Setting) -> u64 {
         let is_identity = |key: &str| IDENTITY.contains(&key);
-        let entries = Arc::make_mut(&mut self.entries);
+        let mut entries = self.entries.to_vec();
         match setting.key.as_str() {
             RESET_ALL => entries.retain(|(_, old)| is_identity(&old.key)),
             // A new session user also resets the role.
@@ -66,6 +66,7 @@ impl Settings {
         }
         self.newest += 1;
         entries.push((self.newest, setting));
+        self.entries = entries.into();
         self.newest
     }
 

@@ -88,7 +88,7 @@ pub struct Welcome {
 /// The prepared statements of a server that sessions share, by name.
 #[derive(Debug, Default)]
 pub(crate) struct SharedStatements {
-    used: HashMap<Bytes, u64>,
+    used: HashMap<Bytes, u64, ahash::RandomState>,
     clock: u64,
 }
 

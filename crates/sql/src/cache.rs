@@ -35,7 +35,8 @@ pub struct Cache {
     shape: String,
 }
 
-type Entries = HashMap<Box<str>, Arc<Batch>>;
+/// Hashed by what clients choose: quickly, and with keys that they do not know.
+type Entries = HashMap<Box<str>, Arc<Batch>, ahash::RandomState>;
 
 #[derive(Debug, Default)]
 struct Generation {
