@@ -52,10 +52,12 @@ doc: deps-test
 test-rust: deps-test ## Unit, property and end-to-end tests
 	$(CARGO) nextest run --locked --workspace
 
-test-clients: deps-test ## The drivers of several languages against a running global database
+test-clients: deps-test ## The drivers of several languages against a running global database, in both pool modes
 	@# The same artefacts as the tests before: a build of one package would choose other features and compile anew.
 	$(CARGO) test --locked --workspace --no-run --quiet
 	PANGEA_BIN=$(TARGET)/debug/pangea CARGO=$(CARGO) CARGO_TARGET_DIR=$(TARGET) tests/clients/run
+	PANGEA_UP_OPTIONS="--pool-mode transaction" \
+	  PANGEA_BIN=$(TARGET)/debug/pangea CARGO=$(CARGO) CARGO_TARGET_DIR=$(TARGET) tests/clients/run
 
 # CHAOS_ROUNDS, CHAOS_SEED and CHAOS_FAULT choose; clocks are set by libfaketime, disks are filled by root: see
 # crates/cli/tests/e2e/chaos/mod.rs.

@@ -421,6 +421,12 @@ impl Running {
         {
             return Poll::Ready(Event::LeftTooLong);
         }
+        // Ahead of the ends of waits: what was waited for may have come.
+        if let Some(waker) = self.bell.answer(cx)
+            && let Poll::Ready(event) = self.poll_seldom(&mut Context::from_waker(&waker))
+        {
+            return Poll::Ready(event);
+        }
         if let Some(blocked) = &mut self.blocked
             && blocked.as_mut().poll(cx).is_ready()
         {
@@ -433,10 +439,7 @@ impl Running {
             self.blocks_last = None;
             return Poll::Ready(Event::GateChanged);
         }
-        match self.bell.answer(cx) {
-            Some(waker) => self.poll_seldom(&mut Context::from_waker(&waker)),
-            None => Poll::Pending,
-        }
+        Poll::Pending
     }
 
     /// What every session waits for all the time, and seldom comes.

@@ -112,7 +112,7 @@ impl Session {
         };
         match decision {
             Decision::Refuse(_) | Decision::Wait if busy => {
-                self.waiting_for = None;
+                (self.waiting_for, self.held_back) = (None, false);
                 Decision::Wait
             }
             // Too late for an error of the unit's own: a part of it has been answered.
@@ -120,10 +120,20 @@ impl Session {
                 self.fail(&ErrorFields { severity: "FATAL", ..error });
                 Decision::Wait
             }
-            Decision::Send(Leg::Primary) if !self.enter(environment) => Decision::Wait,
-            Decision::Send(Leg::Local) if !self.enter_local(environment) => Decision::Wait,
+            Decision::Send(leg) if !self.enter_on(leg, environment) => {
+                self.held_back &= !busy;
+                Decision::Wait
+            }
             Decision::Send(Leg::Primary) if local_started => Decision::MoveUnit,
             decision => decision,
+        }
+    }
+
+    /// Whether something may begin on this server.
+    fn enter_on(&mut self, leg: Leg, environment: &mut impl Environment) -> bool {
+        match leg {
+            Leg::Primary => self.enter(environment),
+            Leg::Local => self.enter_local(environment),
         }
     }
 

@@ -15,8 +15,8 @@ use crate::unit::Unit;
 /// Bytes of answers that are held back at most while a unit may have to run again.
 const HELD_LEN_MAX: usize = 16 << 10;
 
-/// Largest frame that is looked at; larger ones pass unseen.
-const INSPECTED_LEN_MAX: usize = 1 << 20;
+/// Largest frame that is looked at; larger ones pass unseen. As much as is read before something is taken of it.
+const INSPECTED_LEN_MAX: usize = OUTPUT_LEN_MAX;
 
 /// Longest part of an answer that is copied though it could change hands.
 const COPIED_LEN_MAX: usize = 1024;

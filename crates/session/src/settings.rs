@@ -1,5 +1,6 @@
 //! What a session has set, in a form that makes the same state on another server.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,8 +30,31 @@ pub(crate) struct Settings {
     newest: u64,
 }
 
-/// Settings with their numbers, as they were at a time.
-pub(crate) type Made = Arc<[(u64, Setting)]>;
+/// Settings with their numbers, as they were at a time. None are no allocation, nor anything else that threads share.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Made(Option<Arc<[(u64, Setting)]>>);
+
+impl Made {
+    fn new(entries: Vec<(u64, Setting)>) -> Self {
+        Self((!entries.is_empty()).then(|| entries.into()))
+    }
+
+    /// Whether both are known to be the same without a look at what they are.
+    fn is(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
+    }
+}
+
+impl Deref for Made {
+    type Target = [(u64, Setting)];
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
 
 /// What has to be done on a server that has the settings of another session.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,7 +90,7 @@ impl Settings {
         }
         self.newest += 1;
         entries.push((self.newest, setting));
-        self.entries = entries.into();
+        self.entries = Made::new(entries);
         self.newest
     }
 
@@ -94,7 +118,7 @@ impl Settings {
 
     /// What makes them on a server that has others.
     pub(crate) fn change_from(&self, made: &Made) -> Change {
-        if Arc::ptr_eq(made, &self.entries) || self.entries.iter().map(what).eq(made.iter().map(what)) {
+        if made.is(&self.entries) || self.entries.iter().map(what).eq(made.iter().map(what)) {
             return Change::None;
         }
         let here = |key: &str| self.entries.iter().any(|(_, setting)| setting.key == key);

@@ -19,7 +19,8 @@ impl Wake for Rung {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
+        // Exchanged, not stored: a task that answers at this moment is either seen to have done so, or sees this.
+        self.rung.swap(true, Ordering::AcqRel);
         self.task.wake_by_ref();
     }
 }
@@ -36,8 +37,7 @@ impl Bell {
     pub(super) fn answer(&mut self, cx: &Context<'_>) -> Option<Waker> {
         let known = self.inner.as_ref().filter(|inner| inner.task.will_wake(cx.waker()));
         if let Some(inner) = known {
-            let rung = inner.rung.load(Ordering::Relaxed) && inner.rung.swap(false, Ordering::Acquire);
-            return rung.then(|| inner.clone().into());
+            return inner.rung.swap(false, Ordering::AcqRel).then(|| inner.clone().into());
         }
         let inner = Arc::new(Rung { rung: AtomicBool::new(false), task: cx.waker().clone() });
         self.inner = Some(inner.clone());

@@ -3,6 +3,7 @@
 use super::rig::Rig;
 use super::wire::{extended, query};
 use crate::dispatch::IN_FLIGHT_MAX;
+use crate::moving::Held;
 use crate::{Access, Leg};
 
 const READ: &str = "SELECT id FROM t";
@@ -197,6 +198,22 @@ fn a_cancelled_wait_is_answered_in_its_turn() {
     assert!(!rig.session.cancel_waiting(), "the write is not answered yet");
     rig.settle();
     assert_eq!(rig.heard(), "C:INSERT 0 1 | Z:I");
+    assert!(rig.session.cancel_waiting());
+    rig.settle();
+    assert_eq!(rig.heard(), "E:57014 | Z:I");
+}
+
+#[test]
+fn what_is_held_behind_an_answer_that_is_due_is_cancelled_in_its_turn() {
+    let mut rig = Rig::with(Access::Primary);
+    rig.say(&query(WRITE));
+    rig.session.hold_primary(Held::All);
+    rig.say(&query(READ));
+    assert!(!rig.session.is_held_back(), "the write is not answered yet");
+    assert!(!rig.session.cancel_waiting());
+    rig.settle();
+    assert_eq!(rig.heard(), "C:INSERT 0 1 | Z:I");
+    assert!(rig.session.is_held_back());
     assert!(rig.session.cancel_waiting());
     rig.settle();
     assert_eq!(rig.heard(), "E:57014 | Z:I");
