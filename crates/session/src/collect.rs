@@ -309,7 +309,7 @@ impl Session {
         if let Some(statement) = self.statements.get_mut(&name) {
             let version = environment.catalog_version();
             if matches!(statement.origin, Origin::Parse(_)) && statement.catalog_version != version {
-                statement.batch = environment.classify(&String::from_utf8_lossy(&statement.text));
+                statement.batch = environment.classify(&lossy(&statement.text));
                 statement.catalog_version = version;
             }
             let statement = statement.clone();

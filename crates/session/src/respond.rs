@@ -85,7 +85,10 @@ impl Session {
     }
 
     fn take_rest(&mut self, leg: Leg) -> bool {
-        let link = self.link_mut(leg);
+        let link = match leg {
+            Leg::Local => &mut self.local,
+            Leg::Primary => &mut self.primary,
+        };
         let len = link.rest.min(link.input.len());
         if len == 0 {
             return false;
@@ -93,13 +96,9 @@ impl Session {
         link.rest -= len;
         // What comes in bulk changes hands; what is short is cheaper to copy.
         if link.rest_passes && self.client_out.is_empty() && len > COPIED_LEN_MAX {
-            self.client_out = self.link_mut(leg).input.split_to(len);
+            self.client_out = link.input.split_to(len);
             return true;
         }
-        let link = match leg {
-            Leg::Local => &mut self.local,
-            Leg::Primary => &mut self.primary,
-        };
         if link.rest_passes {
             self.client_out.extend_from_slice(&link.input[..len]);
         }

@@ -343,15 +343,14 @@ impl Session {
             true => Change::Reset,
             false => self.settings.change_from(&state.made),
         };
-        let newest = self.settings.newest();
-        let made = matches!(change, Change::Make(_)).then(|| self.settings.made().clone());
+        let (newest, made) = (self.settings.newest(), self.settings.made().clone());
         let link = self.link_mut(leg);
         (link.state, link.server) = (LinkState::Open, state);
         (link.applied, link.is_fresh, link.wrote_here) = (newest, true, false);
         match change {
             Change::None => {}
             Change::Make(wires) => {
-                (link.server.made, link.server.guarded) = (made.unwrap_or_default(), false);
+                (link.server.made, link.server.guarded) = (made, false);
                 for wire in wires {
                     self.send_hidden(leg, &wire, Expect::Replay);
                 }
