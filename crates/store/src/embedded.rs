@@ -8,23 +8,22 @@
 //! Rejected: an SQL or key-value library, whose formats and recovery are more than two documents need.
 
 mod file;
+mod replacements;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::{Outcome, Snapshot, StoreError, Write};
 use file::StoreFile;
+use replacements::Replacements;
 
-/// How often `changed` looks at the file's metadata: a microsecond or two each time.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
-
-/// After so many looks `changed` reads the file, whatever its metadata say: the number of a replaced file may be
-/// given to the next one, and the clock of modification times stands still for 4 ms at a time.
-const LOOKS_PER_READ: u32 = 20;
+/// How often `changed` reads the file though nothing was heard of it.
+const READ_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Longest a read may take: more than that is a disk that hangs.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,12 +37,14 @@ pub(crate) struct Embedded {
     /// Writers of this process queue here, in order; only one at a time contends for the lock of the file, which
     /// knows no order.
     turn: Mutex<()>,
+    /// The system does not tell of changes, and that has been said.
+    deaf: AtomicBool,
 }
 
 impl Embedded {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let file = Arc::new(StoreFile::new(path)?);
-        Ok(Self { file, turn: Mutex::new(()) })
+        Ok(Self { file, turn: Mutex::new(()), deaf: AtomicBool::new(false) })
     }
 
     pub(crate) async fn load(&self) -> Result<Snapshot, StoreError> {
@@ -79,18 +80,27 @@ impl Embedded {
 
     /// Returns when the store differs from `seen`; never, while it cannot be read.
     pub(crate) async fn changed(&self, seen: &Snapshot) {
-        loop {
-            // The stamp first: a write between the two is then found by the next look, not missed.
-            let stamp = self.file.stamp();
-            if self.load().await.is_ok_and(|now| !now.same_versions(seen)) {
-                return;
-            }
-            for _ in 0..LOOKS_PER_READ {
-                sleep(LOOK_INTERVAL).await;
-                if self.file.stamp() != stamp {
-                    break;
+        // Before the file is read: a write between the two is heard of.
+        let mut replacements = Replacements::of(&self.file).map_err(|error| self.warn_deaf(&error)).ok();
+        while !self.load().await.is_ok_and(|now| !now.same_versions(seen)) {
+            let heard = async {
+                match &mut replacements {
+                    Some(replacements) => replacements.next().await,
+                    None => std::future::pending().await,
                 }
+            };
+            if let Ok(Err(error)) = timeout(READ_INTERVAL, heard).await {
+                self.warn_deaf(&error);
+                replacements = None;
             }
+        }
+    }
+
+    /// Tells, once, that changes are found by reading only.
+    fn warn_deaf(&self, error: &std::io::Error) {
+        if !self.deaf.swap(true, Ordering::Relaxed) {
+            let path = self.path().display();
+            tracing::warn!(%error, %path, "inotify does not tell of changes: the store is read every {READ_INTERVAL:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -61,19 +61,10 @@ pub(super) struct Present {
     pub(super) snapshot: Snapshot,
 }
 
-/// Tells one file from another that replaced it, most of the time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    inode: u64,
-    modified_seconds: i64,
-    modified_nanoseconds: i64,
-    length: u64,
-}
-
 #[derive(Debug)]
 pub(super) struct StoreFile {
     pub(super) path: PathBuf,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     lock: PathBuf,
     temporary: PathBuf,
 }
@@ -98,17 +89,6 @@ impl StoreFile {
             directory.join(name)
         };
         Ok(Self { path: path.to_owned(), lock: beside(".lock"), temporary: beside(".tmp"), directory })
-    }
-
-    /// Of the file that is there now; `None` if there is none, or it cannot be seen.
-    pub(super) fn stamp(&self) -> Option<Stamp> {
-        let found = std::fs::metadata(&self.path).ok()?;
-        Some(Stamp {
-            inode: found.ino(),
-            modified_seconds: found.mtime(),
-            modified_nanoseconds: found.mtime_nsec(),
-            length: found.len(),
-        })
     }
 
     /// What is there now; nothing at all if there is no file.

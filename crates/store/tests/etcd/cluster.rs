@@ -144,8 +144,20 @@ impl Cluster {
         member.keeper = Some(keeper);
     }
 
+    /// Stops the member, and returns when each of its threads has stopped: the signal alone leaves those that run
+    /// on another processor a moment, which is enough to pass a request on.
     pub(crate) fn freeze(&self, n: usize) {
-        kill(self.members[n].pid.unwrap(), Signal::SIGSTOP).unwrap();
+        let pid = self.members[n].pid.unwrap();
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let threads = PathBuf::from(format!("/proc/{pid}/task"));
+        let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            // proc(5), /proc/pid/stat: the state follows the name, which is in parentheses.
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        while !std::fs::read_dir(&threads).unwrap().all(stopped) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub(crate) fn thaw(&self, n: usize) {
