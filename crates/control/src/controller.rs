@@ -524,8 +524,12 @@ impl Controller {
         } else {
             known.is_none_or(|peer| peer.state.writable)
         };
-        let durability = self.topology().map(|topology| topology.durability).unwrap_or_default();
-        Some(Gate { epoch, primary, open, hold, durability })
+        let topology = self.topology();
+        // A transition of an earlier epoch has ended.
+        let current = topology.filter(|topology| topology.epoch == epoch);
+        let successor = current.and_then(|topology| Some(topology.transition.as_ref()?.to.clone()));
+        let durability = topology.map(|topology| topology.durability).unwrap_or_default();
+        Some(Gate { epoch, primary, open, hold, successor, durability })
     }
 
     /// What the other regions are to be told now.

@@ -95,6 +95,8 @@ pub struct Gate {
     pub open: bool,
     /// What of clients' writes is held.
     pub hold: Option<Hold>,
+    /// The region that a switchover is to make primary of the next epoch.
+    pub successor: Option<RegionId>,
     /// How safe commits are to be.
     pub durability: Durability,
 }

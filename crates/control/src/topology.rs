@@ -252,7 +252,7 @@ impl Topology {
     #[must_use]
     pub(crate) fn claimed(&self, by: &RegionId, cause: Cause, at: u64) -> Self {
         let mut next = self.clone();
-        next.epoch = Epoch(self.epoch.0 + 1);
+        next.epoch = self.epoch.next();
         next.primary = by.clone();
         if let Some(transition) = next.transition.take() {
             let outcome = match cause {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use pangea_base::Epoch;
 use pangea_consistency::{ReadSettings, SETTING_NAMES, Setting as ReadSetting};
 use pangea_pgwire::startup::{self, FirstPacket, Startup, VERSION_MAX, Version};
 use pangea_pgwire::{ErrorFields, SqlState, build};
@@ -313,9 +314,8 @@ async fn run(
             Endpoint::Cluster | Endpoint::Reader => shared.local_route(),
             Endpoint::Writer => shared.primary_route(),
         };
-        let generation = route.generation();
-        let relayed =
-            Box::pin(relay(shared.clone(), stream, input, startup, route, generation, Kind::Session));
+        let via = Via::new(route, Kind::Session);
+        let relayed = Box::pin(relay(shared.clone(), stream, input, startup, via));
         return tokio::select! {
             () = relayed => {}
             () = registered.replicates() => {}
@@ -335,19 +335,29 @@ async fn run(
     }
 }
 
-/// Connects a client to one server and passes everything through. The session ends when `generation` is lost.
-pub(crate) async fn relay(
-    shared: Arc<Shared>,
-    client: Stream,
-    input: BytesMut,
-    startup: Startup,
-    route: Route,
-    generation: Generation,
-    kind: Kind,
-) {
-    let epoch = match &route {
-        Route::Link(_, epoch) => *epoch,
-        Route::Local(_) | Route::Unlinked(_) => shared.gate.now().epoch,
+/// How a relayed session reaches its server.
+pub(crate) struct Via {
+    pub(crate) route: Route,
+    pub(crate) kind: Kind,
+    /// With its loss the session ends.
+    pub(crate) generation: Generation,
+    /// The session is for the epoch in which the server will be the primary, and begins with it.
+    pub(crate) ahead: Option<Epoch>,
+}
+
+impl Via {
+    pub(crate) fn new(route: Route, kind: Kind) -> Self {
+        Self { generation: route.generation(), route, kind, ahead: None }
+    }
+}
+
+/// Connects a client to one server and passes everything through.
+pub(crate) async fn relay(shared: Arc<Shared>, client: Stream, input: BytesMut, startup: Startup, via: Via) {
+    let Via { route, kind, generation, ahead } = via;
+    let epoch = match (&route, ahead) {
+        (_, Some(epoch)) => epoch,
+        (Route::Link(_, epoch), None) => *epoch,
+        (Route::Local(_) | Route::Unlinked(_), None) => shared.gate.epoch(),
     };
     let server = match route.open().await {
         Ok(server) => server,
@@ -355,8 +365,13 @@ pub(crate) async fn relay(
     };
     let mut to_server = BytesMut::new();
     route.startup(&startup, kind).write(&mut to_server);
-    to_server.extend_from_slice(&input);
-    let ends = Ends { client, server, route, generation, epoch };
+    let withheld = if ahead.is_some() {
+        Some(input)
+    } else {
+        to_server.extend_from_slice(&input);
+        None
+    };
+    let ends = Ends { client, server, route, generation, epoch, withheld };
     Relay::run(ends, to_server, &shared).await;
 }
 

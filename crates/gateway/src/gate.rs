@@ -3,6 +3,7 @@
 //! The control plane sets the gate. Sessions ask for leave before they begin something on the primary, so that "no
 //! session uses it any more" is exact: after the gate is closed none can begin, and those that had leave are counted.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +18,15 @@ const CLOSED: u64 = 1 << 63;
 
 /// Longest wait of a new session for a primary that is being moved.
 pub(crate) const MOVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest wait for the news that this region is to be the next primary: others may hear of it a moment earlier.
+const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest wait of a connection that was made ahead for its epoch: what `--timeout` usually allows, a shutdown and an offer.
+const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The same from there on, until the server is promoted. The client may have been told of the epoch, and its statement waits.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The gate of a gateway.
 #[derive(Debug)]
@@ -40,7 +50,7 @@ impl GateWatch {
     pub(crate) fn new(region: RegionId, primary: RegionId) -> Self {
         let here = primary == region;
         let durability = Durability::Async;
-        let gate = Gate { epoch: Epoch(0), primary, open: !here, hold: None, durability };
+        let gate = Gate { epoch: Epoch(0), primary, open: !here, hold: None, successor: None, durability };
         let users = AtomicU64::new(if here { CLOSED } else { 0 });
         let (gate, primary_here) = (watch::channel(gate).0, AtomicBool::new(here));
         let commits_elsewhere = AtomicBool::new(false);
@@ -140,10 +150,45 @@ impl GateWatch {
         timeout(MOVE_TIMEOUT, work).await.is_ok()
     }
 
+    /// Whether this region is to be the primary of this epoch, as soon as that is known.
+    pub(crate) async fn succeeds(&self, epoch: Epoch) -> bool {
+        let mut changes = self.changes();
+        let told = changes.wait_for(|gate| gate.epoch > epoch || succeeds(gate, &self.region, epoch));
+        matches!(timeout(SUCCESSOR_TIMEOUT, told).await, Ok(Ok(gate)) if succeeds(&gate, &self.region, epoch))
+    }
+
+    /// Waits, within bounds, until this region is the primary of this epoch and takes writes; `false` when it is not going
+    /// to be.
+    pub(crate) async fn admits(&self, epoch: Epoch) -> bool {
+        let mut changes = self.changes();
+        let known = |gate: &Gate| admits(gate, &self.region, epoch);
+        let begun = changes.wait_for(|gate| gate.epoch >= epoch || known(gate).is_some());
+        let begun = timeout(SWITCHOVER_TIMEOUT, begun).await.is_ok_and(|begun| begun.is_ok());
+        let open = changes.wait_for(|gate| known(gate).is_some());
+        begun && matches!(timeout(OPENING_TIMEOUT, open).await, Ok(Ok(gate)) if known(&gate) == Some(true))
+    }
+
     /// Returns when the epoch is no longer this one.
     pub(crate) async fn epoch_passed(&self, epoch: Epoch) {
         let _ = self.changes().wait_for(|gate| gate.epoch != epoch).await;
     }
+}
+
+/// Whether a region is primary of an epoch, or is to be.
+fn succeeds(gate: &Gate, region: &RegionId, epoch: Epoch) -> bool {
+    match gate.epoch.cmp(&epoch) {
+        Less => gate.epoch.next() == epoch && gate.successor.as_ref() == Some(region),
+        Equal => gate.primary == *region,
+        Greater => false,
+    }
+}
+
+/// Whether a region that succeeds is primary of the epoch and takes writes; `None` while it may become that.
+fn admits(gate: &Gate, region: &RegionId, epoch: Epoch) -> Option<bool> {
+    if !succeeds(gate, region, epoch) {
+        return Some(false);
+    }
+    (gate.epoch == epoch && gate.open).then_some(true)
 }
 
 #[cfg(test)]
@@ -151,7 +196,8 @@ mod tests {
     use super::*;
 
     fn gate(primary: &RegionId, open: bool, hold: Option<Hold>) -> Gate {
-        Gate { epoch: Epoch(1), primary: primary.clone(), open, hold, durability: Durability::Async }
+        let durability = Durability::Async;
+        Gate { epoch: Epoch(1), primary: primary.clone(), open, hold, successor: None, durability }
     }
 
     #[test]
@@ -193,5 +239,24 @@ mod tests {
         watch.set(gate(&a, false, None));
         assert!(!watch.enter());
         assert_eq!(watch.held(), (None, 1));
+    }
+
+    #[test]
+    fn what_is_for_the_next_epoch_waits_for_it_in_the_region_that_is_to_be_its_primary() {
+        let (a, b): (RegionId, RegionId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let next = Epoch(2);
+        let refused = |gate: &Gate| !succeeds(gate, &b, next) && admits(gate, &b, next) == Some(false);
+        let waits = |gate: &Gate| succeeds(gate, &b, next) && admits(gate, &b, next).is_none();
+        let now = gate(&a, true, None);
+        let to = |successor: &RegionId| Gate { successor: Some(successor.clone()), ..now.clone() };
+        assert!(refused(&now), "none is to succeed");
+        assert!(refused(&to(&a)), "another is to succeed");
+        assert!(waits(&to(&b)));
+        assert!(!succeeds(&to(&b), &b, Epoch(3)), "nor in the epoch after the next");
+        let claimed = |primary, open| Gate { epoch: next, ..gate(primary, open, None) };
+        assert!(waits(&claimed(&b, false)), "it takes no writes yet");
+        assert_eq!(admits(&claimed(&b, true), &b, next), Some(true));
+        assert!(refused(&claimed(&a, true)), "another took over");
+        assert!(refused(&Gate { epoch: Epoch(3), ..claimed(&b, true) }), "it is over");
     }
 }

@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::endpoint::Via;
 use crate::links::{Kind, parameter};
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -75,22 +76,32 @@ async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: St
     let Some(link) = origin.parse().ok().and_then(|origin| shared.links.get(&origin)) else {
         return crate::say_goodbye(stream, &stranger(&shared.config.region, origin)).await;
     };
-    // ONE-WRITER: what was meant for another epoch's primary is not for this server.
-    let gate = shared.gate.now();
-    if gate.primary != shared.config.region || epoch != gate.epoch || !gate.open {
-        return crate::say_goodbye(stream, &wrong_primary(&shared.config.region, &gate, epoch)).await;
-    }
     // A region that has vanished does not say so on its connections: its sessions must not keep their locks.
     let generation = link.generation();
-    let route = shared.local_route();
+    // ONE-WRITER: what was meant for another epoch's primary is not for this server. What is made ahead waits for its epoch.
+    let takes = if kind == Kind::Ahead {
+        tokio::select! {
+            succeeds = shared.gate.succeeds(epoch) => succeeds,
+            () = shared.stopped() => return,
+        }
+    } else {
+        let gate = shared.gate.now();
+        gate.primary == shared.config.region && epoch == gate.epoch && gate.open
+    };
+    if !takes {
+        return crate::say_goodbye(stream, &wrong_primary(&shared, epoch)).await;
+    }
     shared.forwarded.fetch_add(1, Ordering::Relaxed);
-    crate::endpoint::relay(shared.clone(), stream, input, startup, route, generation, kind).await;
+    let ahead = (kind == Kind::Ahead).then_some(epoch);
+    let via = Via { route: shared.local_route(), kind, generation, ahead };
+    crate::endpoint::relay(shared.clone(), stream, input, startup, via).await;
     shared.forwarded.fetch_sub(1, Ordering::Relaxed);
 }
 
-fn wrong_primary(region: &RegionId, gate: &Gate, asked: Epoch) -> ErrorFields {
-    let Gate { epoch, primary, .. } = gate;
-    if primary == region && *epoch == asked {
+/// The refusal of what was meant for this region as the primary of an epoch. Nothing of it has run.
+pub(crate) fn wrong_primary(shared: &Shared, asked: Epoch) -> ErrorFields {
+    let (region, Gate { epoch, primary, .. }) = (&shared.config.region, shared.gate.now());
+    if primary == *region && epoch == asked {
         let text = format!("region {region}, the primary, does not take writes yet");
         return ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, text).with_hint("Try again in a moment.");
     }

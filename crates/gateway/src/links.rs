@@ -53,6 +53,8 @@ pub(crate) mod parameter {
 pub(crate) enum Kind {
     /// A forwarded client session.
     Session,
+    /// One that begins when the region has become primary in the epoch that it names.
+    Ahead,
     /// Replication, base backup, rewind: the other region's own server or tools.
     Uplink,
     /// Health and positions.
@@ -63,13 +65,16 @@ impl Kind {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Session => "session",
+            Self::Ahead => "ahead",
             Self::Uplink => "uplink",
             Self::Heartbeat => "heartbeat",
         }
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Session, Self::Uplink, Self::Heartbeat].into_iter().find(|kind| kind.as_str() == text)
+        [Self::Session, Self::Ahead, Self::Uplink, Self::Heartbeat]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
     }
 }
 

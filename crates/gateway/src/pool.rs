@@ -11,6 +11,7 @@
 mod connect;
 mod ledger;
 mod limits;
+mod ticket;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,7 +22,7 @@ use pangea_pgwire::ErrorFields;
 use pangea_pgwire::startup::Startup;
 use pangea_session::{ServerState, Welcome};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::links::{Route, is_quiet};
 use crate::stream::Stream;
@@ -29,10 +30,20 @@ use crate::stream::Stream;
 use ledger::Ledger;
 use limits::{Bounds, Full};
 
+pub(crate) use ticket::Ticket;
+use ticket::Wait;
+
 pub use limits::{IdleTimeouts, PoolLimits};
 
 /// Most profiles that a pool remembers.
 const PROFILES_MAX: usize = 64;
+
+/// How often waits are looked at that may have been too long. One clock for all: a timer for each would cost every transaction
+/// that waits for a connection.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Ticks between two looks at what is idle.
+const TICKS: u32 = 20;
 
 /// All pools of a gateway.
 #[derive(Debug)]
@@ -89,6 +100,8 @@ struct Idle {
 #[derive(Debug)]
 struct Waiting {
     profile: Arc<Profile>,
+    since: Instant,
+    /// Dropped without an answer when the wait has been too long.
     answer: oneshot::Sender<Turn>,
 }
 
@@ -214,11 +227,13 @@ impl Pools {
         PoolClient { pool, profile }
     }
 
-    /// Closes what has been idle for too long, and pools that nobody uses; for ever.
+    /// Ends waits that have been too long, and closes what has been idle for too long, and pools that nobody uses; for ever.
     pub(crate) async fn tend(self: Arc<Self>) {
-        const PAUSE: Duration = Duration::from_secs(1);
         loop {
-            tokio::time::sleep(PAUSE).await;
+            for _ in 0..TICKS {
+                tokio::time::sleep(TICK).await;
+                self.all().iter().for_each(|pool| pool.refuse_late());
+            }
             for pool in self.all() {
                 pool.close_expired();
             }
@@ -311,6 +326,13 @@ impl Pool {
         }
         inner.profiles.push(profile.clone());
         profile
+    }
+
+    /// Those who have waited for too long are told; the first has waited for longest.
+    fn refuse_late(&self) {
+        let mut inner = self.lock();
+        let longest = inner.bounds.wait_timeout;
+        while inner.queue.pop_front_if(|first| first.since.elapsed() >= longest).is_some() {}
     }
 
     fn close_expired(&self) {
@@ -500,29 +522,19 @@ impl PoolClient {
 
     /// A connection: a free one, or one that is opened, or the next that becomes free.
     pub(crate) async fn get(&self) -> Result<PooledServer, ErrorFields> {
-        if let Some(server) = self.try_get() {
-            return Ok(server);
+        match self.try_get() {
+            Some(server) => Ok(server),
+            None => self.ticket().await,
         }
-        let lease = match self.queue() {
-            Ok(lease) => lease,
-            Err(turn) => {
-                let longest = self.pool.lock().bounds.wait_timeout;
-                match timeout(longest, turn).await {
-                    Ok(Ok(Turn::Server(mut server))) => {
-                        if is_quiet(&mut server.stream) {
-                            return Ok(*server);
-                        }
-                        server.lease
-                    }
-                    Ok(Ok(Turn::Place(lease))) => lease,
-                    Ok(Err(_)) | Err(_) => return Err(self.waited(longest)),
-                }
-            }
+    }
+
+    /// The same where none is free.
+    pub(crate) fn ticket(&self) -> Ticket {
+        let wait = match self.queue() {
+            Ok(lease) => Wait::opening(&self.profile, lease),
+            Err(turn) => Wait::Turn(turn),
         };
-        let profile = self.profile.clone();
-        let (stream, state, welcome) = connect::open(&profile.route, &profile.startup).await?;
-        *profile.welcome() = Some(Arc::new(welcome));
-        Ok(PooledServer { stream, state, lease })
+        Ticket { client: self.clone(), wait }
     }
 
     /// A place for a new connection, or one in the queue.
@@ -542,7 +554,8 @@ impl PoolClient {
             Ok(self.pool.place(&mut inner, self.profile.clone()))
         } else {
             let (answer, turn) = oneshot::channel();
-            inner.queue.push_back(Waiting { profile: self.profile.clone(), answer });
+            let (profile, since) = (self.profile.clone(), Instant::now());
+            inner.queue.push_back(Waiting { profile, since, answer });
             Err(turn)
         };
         drop(inner);
@@ -555,11 +568,11 @@ impl PoolClient {
         outcome
     }
 
-    /// The error of one who has waited for so long in vain.
-    fn waited(&self, longest: Duration) -> ErrorFields {
-        let (size, open) = {
+    /// The error of one who has waited for too long.
+    fn waited(&self) -> ErrorFields {
+        let (size, longest, open) = {
             let inner = self.pool.lock();
-            (inner.bounds.size, inner.open)
+            (inner.bounds.size, inner.bounds.wait_timeout, inner.open)
         };
         let others = self.pool.ledger.full(&self.pool.key).filter(|_| open < size);
         others.unwrap_or(Full::Pool(size)).error(&self.pool.key, longest)

@@ -10,12 +10,14 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use pangea_base::Epoch;
+use pangea_pgwire::frame::backend_header;
 use pangea_pgwire::startup::CancelKey;
 use pangea_pgwire::{ErrorFields, SqlState};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::buffer::{FrameTracker, READ_LEN, poll_drain, poll_fill};
 use crate::cancel::{CancelRegistry, CancelRequest, Registration};
+use crate::link_server::wrong_primary;
 use crate::links::{Generation, Route};
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -34,6 +36,9 @@ pub(crate) struct Relay {
     /// From the server, not yet written to the client.
     to_client: BytesMut,
     tracker: FrameTracker,
+    /// Of a server that is not the primary yet: what the client has sent, and that the server is ready. Neither gets that
+    /// before it is (ONE-WRITER), so that a client that is refused then knows that nothing has run.
+    withheld: Option<Withheld>,
     /// The client's last bytes are a Terminate: the server is expected to close.
     terminated: bool,
     registry: CancelRegistry,
@@ -41,10 +46,18 @@ pub(crate) struct Relay {
     registration: Option<(CancelKey, Registration)>,
 }
 
+struct Withheld {
+    from_client: BytesMut,
+    /// The ReadyForQuery with which the server takes the session. Nothing is passed on before it has come.
+    ready: BytesMut,
+}
+
 /// What ends or interrupts the relaying.
 enum Event {
     ClientGone,
     ServerGone,
+    /// The epoch has begun, or is not going to be this region's.
+    Admitted(bool),
     Cancel(CancelRequest),
     Stopping,
 }
@@ -58,16 +71,20 @@ pub(crate) struct Ends {
     pub(crate) generation: Generation,
     /// The epoch that it was made for: with it the session ends.
     pub(crate) epoch: Epoch,
+    /// Of a server that is to be the primary in that epoch: what the client has sent behind the start-up message. It gets
+    /// that, and what follows, when it is.
+    pub(crate) withheld: Option<BytesMut>,
 }
 
 impl Relay {
     /// Runs until either side is gone or the gateway stops. `to_server` begins with the start-up message.
     pub(crate) async fn run(ends: Ends, to_server: BytesMut, shared: &Shared) {
         let (gate, registry, mut stopping) = (&shared.gate, shared.cancels.clone(), shared.stopping.clone());
-        let Ends { client, server, route, mut generation, epoch } = ends;
+        let Ends { client, server, route, mut generation, epoch, withheld } = ends;
         let (cancel_sender, mut cancels) = CancelRegistry::channel();
         let (to_client, tracker) = (BytesMut::new(), FrameTracker::default());
         let registration = None;
+        let withheld = withheld.map(|from_client| Withheld { from_client, ready: BytesMut::new() });
         let mut relay = Self {
             client,
             server,
@@ -75,6 +92,7 @@ impl Relay {
             to_server,
             to_client,
             tracker,
+            withheld,
             terminated: false,
             registry,
             cancel_sender,
@@ -87,23 +105,36 @@ impl Relay {
                 Some(request) = cancels.recv() => Event::Cancel(request),
                 _ = stopping.wait_for(|stop| *stop) => Event::Stopping,
                 () = generation.lost() => Event::ServerGone,
-                () = gate.epoch_passed(epoch) => Event::ServerGone,
+                admitted = gate.admits(epoch), if relay.withheld.is_some() => Event::Admitted(admitted),
+                () = gate.epoch_passed(epoch), if relay.withheld.is_none() => Event::ServerGone,
             };
             match event {
+                Event::Admitted(true) => relay.admit(),
+                Event::Admitted(false) => break Some(wrong_primary(shared, epoch)),
                 Event::Cancel(request) => {
                     // Nothing is read from the client meanwhile: its next statement must not be hit.
-                    if let Some((key, _)) = &relay.registration {
+                    if let Some((key, _)) = &relay.registration
+                        && relay.withheld.is_none()
+                    {
                         relay.route.cancel(key).await;
                     }
                     drop(request);
                 }
                 Event::ClientGone => return,
                 Event::ServerGone if relay.terminated => break None,
+                Event::ServerGone if relay.withheld.is_some() => break Some(wrong_primary(shared, epoch)),
                 Event::ServerGone => break Some(server_lost(&relay.route)),
                 Event::Stopping => break Some(crate::shutting_down()),
             }
         };
         relay.finish(farewell).await;
+    }
+
+    /// The server is the primary.
+    fn admit(&mut self) {
+        let Some(Withheld { from_client, ready }) = self.withheld.take() else { return };
+        self.to_server.extend_from_slice(&from_client);
+        self.to_client.extend_from_slice(&ready);
     }
 
     fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -124,15 +155,19 @@ impl Relay {
     /// Whether bytes moved.
     fn poll_client_to_server(&mut self, cx: &mut Context<'_>) -> ControlFlow<Event, bool> {
         let mut moved = false;
-        if self.to_server.len() < READ_LEN {
-            match poll_fill(&mut self.client, &mut self.to_server, cx) {
+        let from_client = match &mut self.withheld {
+            Some(withheld) => &mut withheld.from_client,
+            None => &mut self.to_server,
+        };
+        if from_client.len() < READ_LEN {
+            match poll_fill(&mut self.client, from_client, cx) {
                 // What the client sent before it left is still the server's: a Terminate, or a last statement.
                 Poll::Ready(Ok(0) | Err(_)) => {
                     let _ = poll_drain(&mut self.server, &mut self.to_server, cx);
                     return ControlFlow::Break(Event::ClientGone);
                 }
                 Poll::Ready(Ok(_)) => {
-                    self.terminated = self.to_server.ends_with(TERMINATE);
+                    self.terminated = from_client.ends_with(TERMINATE);
                     moved = true;
                 }
                 Poll::Pending => {}
@@ -167,6 +202,9 @@ impl Relay {
                 Poll::Pending => {}
             }
         }
+        if !self.withhold() {
+            return ControlFlow::Continue(moved);
+        }
         let before = self.to_client.len();
         match poll_drain(&mut self.client, &mut self.to_client, cx) {
             Poll::Ready(Ok(())) | Poll::Pending => {
@@ -188,6 +226,28 @@ impl Relay {
                 *registration = Some((key.clone(), registry.register(key, sender.clone())));
             }
         })
+    }
+
+    /// Keeps the ReadyForQuery back; whether what came before it may be passed on.
+    fn withhold(&mut self) -> bool {
+        let Some(withheld) = self.withheld.as_mut().filter(|withheld| withheld.ready.is_empty()) else {
+            return true;
+        };
+        let mut at = 0;
+        while let Ok(Some(header)) = backend_header(&self.to_client[at..]) {
+            let end = at + header.frame_len();
+            if end > self.to_client.len() {
+                break;
+            }
+            if header.tag == b'Z' {
+                let rest = self.to_client.split_off(end);
+                withheld.ready = self.to_client.split_off(at);
+                self.to_client.unsplit(rest);
+                return true;
+            }
+            at = end;
+        }
+        false
     }
 
     /// Ends the session: with an error, if there is one to tell, the stream to the client stands between two frames and the server has

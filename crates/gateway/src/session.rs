@@ -2,7 +2,9 @@
 //!
 //! All decisions are [`pangea_session::Session`]'s; this moves bytes, opens connections and waits for it.
 
+mod ahead;
 mod bell;
+mod follow;
 mod home;
 mod ordered;
 mod pooled;
@@ -18,10 +20,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pangea_base::{Epoch, Position, Timeline};
 use pangea_consistency::{Reach, Setting};
-use pangea_control::Scope;
 use pangea_pgwire::ErrorFields;
 use pangea_pgwire::startup::Startup;
-use pangea_session::{Access, Environment, Held, Leg, Session, SessionOptions};
+use pangea_session::{Access, Environment, Leg, Session, SessionOptions};
 use pangea_sql::Batch;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -33,16 +34,18 @@ use crate::console::{Order, Registered, Watch};
 use crate::endpoint::{Endpoint, unreachable};
 use crate::freshness::Freshness;
 use crate::gate::GateWatch;
-use crate::links::{Kind, Route};
+use crate::links::Route;
 use crate::position::PositionWatch;
 use crate::relay::server_lost;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
+use ahead::{Ahead, Opened};
 use bell::Bell;
 pub(crate) use home::PRIMARY_TIMEOUT;
 use home::{Home, Reader, moving, open_home, open_reader};
-use pooled::{Acquired, Pooled};
+use pooled::Pooled;
+use sockets::Silent;
 
 /// How long the statements of a client that has vanished may still run.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -56,9 +59,6 @@ const MOVE_PAUSE_LONG: Duration = Duration::from_millis(500);
 /// Tries after which the pause is longer.
 const MOVES_SOON: u32 = 100;
 
-/// How much longer transaction blocks wait than statements when a hold ends: all who waited open their connections then, and
-/// what needs the least is done first.
-const BLOCKS_LAST: Duration = Duration::from_millis(30);
 /// What a region that stops has said to its sessions comes within this time of the end of its heartbeats, or not at all.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -101,7 +101,11 @@ pub(crate) struct Running {
     /// Tells when the gateway stops.
     stopped: Pending<()>,
     /// A connection to the primary is being opened.
-    opening: Option<Pending<io::Result<Stream>>>,
+    opening: Option<Pending<io::Result<Opened>>>,
+    /// While clients are held for a switchover: where the primary will be.
+    successor: Option<Route>,
+    /// A connection to there.
+    ahead: Option<Box<Ahead>>,
     /// A connection to another server of this region is being opened.
     opening_local: Option<Pending<io::Result<Reader>>>,
     /// The wait for a replay position, and the position.
@@ -115,6 +119,7 @@ pub(crate) struct Running {
     registration: Option<Registration>,
     /// Rings for what comes seldom.
     bell: Bell,
+    silent: Silent,
 }
 
 /// What the session asks of the world.
@@ -180,9 +185,8 @@ impl Environment for World<'_> {
 enum Event {
     /// Bytes have moved as far as they go; the session may want something.
     Moved,
-    Opened(io::Result<Stream>),
+    Opened(io::Result<Opened>),
     LocalOpened(io::Result<Reader>),
-    Acquired(Leg, Result<Acquired, ErrorFields>),
     /// The region's own servers may be tried again.
     LocalBack,
     /// Whether the position was reached.
@@ -353,6 +357,8 @@ impl Running {
             stopped: stopped(shared.clone()),
             primary_route,
             opening: None,
+            successor: None,
+            ahead: None,
             opening_local: None,
             waiting: None,
             cancelling: None,
@@ -362,6 +368,7 @@ impl Running {
             cancel_sender,
             registration: None,
             bell: Bell::default(),
+            silent: Silent::default(),
             shared,
         }
     }
@@ -370,6 +377,8 @@ impl Running {
     pub(crate) async fn run(mut self: Box<Self>) {
         // It may have changed since the home server was chosen.
         self.follow_gate();
+        // A client of a pool has its greeting already.
+        self.watch.look(&mut self.session);
         while !self.session.is_over() {
             let event = poll_fn(|cx| self.poll_event(cx)).await;
             self.handle(event);
@@ -470,10 +479,10 @@ impl Running {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Moved => {}
-            Event::Opened(Ok(stream)) => {
-                self.primary = Some(stream);
-                self.lost = lost(&self.primary_route);
+            Event::Opened(Ok(opened)) => {
                 self.session.primary_opened();
+                self.primary = Some(opened.take(&mut self.session));
+                self.lost = lost(&self.primary_route);
                 self.trouble = None;
             }
             Event::Opened(Err(error)) => self.trouble = Some(unreachable(&self.primary_route, &error)),
@@ -491,7 +500,6 @@ impl Running {
                 let error = unreachable(&self.local_route, &error);
                 self.session.server_closed(Leg::Local, &error);
             }
-            Event::Acquired(leg, acquired) => self.acquired(leg, acquired),
             Event::LocalBack => self.session.set_local_away(false),
             Event::Waited(true) => {}
             Event::Waited(false) => self.session.give_up_waiting(),
@@ -525,6 +533,7 @@ impl Running {
         self.advance();
         self.suit_access();
         self.open_what_is_wanted();
+        self.look_ahead();
         if !self.waits_for_primary() {
             self.blocked = None;
         } else if self.blocked.is_none() {
@@ -546,6 +555,7 @@ impl Running {
             let registry = &self.shared.cancels;
             self.registration = Some(registry.register(key.clone(), self.cancel_sender.clone()));
         }
+        self.watch.look(&mut self.session);
     }
 
     /// Whether the session waits for a connection to the primary. Once it is open, statements are under way: what
@@ -567,11 +577,19 @@ impl Running {
         if self.session.wants_primary() && self.opening.is_none() {
             let route = self.primary_route.clone();
             let again = self.trouble.is_some() || self.session.refusals() > 0;
+            let ahead = self.take_ahead();
             self.opening = Some(Box::pin(async move {
                 if again {
                     sleep(PRIMARY_PAUSE).await;
                 }
-                route.open().await
+                let opened = match ahead {
+                    Some(ahead) => ahead.opened().await,
+                    None => None,
+                };
+                if let Some(opened) = opened {
+                    return Ok(opened);
+                }
+                route.open().await.map(Opened::from)
             }));
         }
         if self.session.wants_local() && self.opening_local.is_none() {
@@ -588,61 +606,16 @@ impl Running {
         }
     }
 
-    /// On the cluster endpoint: reads here when this region has become a secondary whose server serves, all on the
-    /// primary when it has become that.
-    fn suit_access(&mut self) {
-        if self.endpoint != Endpoint::Cluster || self.session.is_split() != self.shared.is_primary() {
-            return;
-        }
-        if self.session.is_split() {
-            if self.session.join() {
-                self.local = None;
-                self.opening_local = None;
-            }
-        } else if self.session.may_split() && self.position.known().is_some_and(|known| known.in_recovery) {
-            self.session.split();
-        }
-    }
-
-    /// Goes where the primary is now.
-    fn follow_gate(&mut self) {
-        let gate = self.shared.gate.now();
-        if gate.epoch != self.epoch {
-            self.epoch = gate.epoch;
-            if self.primary.take().is_some() && self.session.primary_is_open() {
-                self.session.server_closed(Leg::Primary, &server_lost(&self.primary_route));
-            }
-            self.primary_route = self.shared.primary_route();
-            self.lost = lost(&self.primary_route);
-            (self.opening, self.trouble) = (None, None);
-            if let Some(pooled) = &mut self.pooled {
-                pooled.primary_moved();
-            }
-            let route = self.primary_route.clone();
-            self.session.primary_moved(|startup| route.label(startup, Kind::Session));
-        }
-        let held = match gate.holds() {
-            // Once in a hold: when its timer wakes it, blocks alone are held.
-            None if self.session.is_held_back() && self.session.held() == Held::All => {
-                self.blocks_last = Some(Box::pin(sleep(BLOCKS_LAST)));
-                Held::Blocks
-            }
-            None => Held::Nothing,
-            Some(Scope::Blocks) => Held::Blocks,
-            Some(Scope::All) => Held::All,
-        };
-        self.session.hold_primary(held);
-    }
-
     fn advance(&mut self) {
         loop {
             let (freshness, gate) = (&self.shared.freshness, &self.shared.gate);
             let mut world = World { catalog: &self.catalog, position: &self.position, freshness, gate };
             self.session.advance(&mut world);
             if !self.share() {
-                return;
+                break;
             }
         }
+        self.watch.look(&mut self.session);
     }
 
     fn wait(&self, wanted: Position) -> Pending<bool> {

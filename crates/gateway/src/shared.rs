@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use pangea_base::{Epoch, RegionId};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::admin::AdminConnection;
@@ -58,10 +59,15 @@ impl Shared {
     /// How the primary's server is reached from here.
     pub(crate) fn primary_route(&self) -> Route {
         let gate = self.gate.now();
-        match self.links.get(&gate.primary) {
-            Some(link) => Route::Link(link, gate.epoch),
-            None if gate.primary == self.config.region => self.local_route(),
-            None => Route::Unlinked(gate.primary),
+        self.route_to(&gate.primary, gate.epoch)
+    }
+
+    /// How the server of a region is reached from here that is primary of an epoch.
+    pub(crate) fn route_to(&self, primary: &RegionId, epoch: Epoch) -> Route {
+        match self.links.get(primary) {
+            Some(link) => Route::Link(link, epoch),
+            None if *primary == self.config.region => self.local_route(),
+            None => Route::Unlinked(primary.clone()),
         }
     }
 

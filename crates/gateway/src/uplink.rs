@@ -11,7 +11,7 @@ use pangea_pgwire::startup::{FirstPacket, parse_first_packet};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::endpoint::relay;
+use crate::endpoint::{Via, relay};
 use crate::links::Kind;
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -26,9 +26,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, unix: UnixStream) {
                 let _ = input.split_to(length);
                 match packet {
                     FirstPacket::Startup(startup) => {
-                        let route = shared.primary_route();
-                        let generation = route.generation();
-                        return relay(shared, stream, input, startup, route, generation, Kind::Uplink).await;
+                        let via = Via::new(shared.primary_route(), Kind::Uplink);
+                        return relay(shared, stream, input, startup, via).await;
                     }
                     FirstPacket::Cancel(key) => return shared.cancels.cancel(&key).await,
                     FirstPacket::SslRequest | FirstPacket::GssEncRequest => {

@@ -79,6 +79,14 @@ impl Session {
         self.held_back || self.wants_primary()
     }
 
+    /// Whether the session uses the primary, or waits to, and will go on at the next one when it moves.
+    #[must_use]
+    pub fn goes_along(&self) -> bool {
+        let uses = self.primary.state == LinkState::Open && !self.is_idle_on_primary();
+        let needs = self.access != Access::Local && (uses || self.waits_for_primary());
+        self.begun && needs && !self.stays_on(Leg::Primary)
+    }
+
     /// How often the primary has refused the session since it last took it.
     #[must_use]
     pub fn refusals(&self) -> u32 {

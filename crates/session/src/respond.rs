@@ -34,7 +34,11 @@ impl Session {
     /// Takes what a server has sent; whether anything was taken.
     pub(crate) fn take_answers(&mut self, leg: Leg) -> bool {
         let mut progress = false;
-        while self.phase != Phase::Over && self.client_out.len() < OUTPUT_LEN_MAX && self.take_frame(leg) {
+        while !self.link(leg).input.is_empty()
+            && self.phase != Phase::Over
+            && self.client_out.len() < OUTPUT_LEN_MAX
+            && self.take_frame(leg)
+        {
             progress = true;
         }
         // A client that has flushed waits for the answers so far.
@@ -315,7 +319,7 @@ impl Session {
     /// Passes on a ParameterStatus that tells the client something new.
     pub(crate) fn report_parameter(&mut self, frame: &Bytes) {
         let Ok((name, value)) = message::parameter_status(&frame[HEADER_LEN..]) else { return };
-        let writable = self.access == Access::Split && name == IN_HOT_STANDBY;
+        let writable = self.access != Access::Local && name == IN_HOT_STANDBY;
         let value = if writable { b"off" } else { value };
         if self.parameters.get(name).is_some_and(|known| known == value) {
             return;

@@ -150,7 +150,8 @@ fn the_steps_of_a_switchover_are_recorded() {
     for (number, scope) in [(2, Scope::Blocks), (3, Scope::All)] {
         let hold = Some(Hold { transition: 5, scope });
         let output = poll(&mut a, 0.31).1;
-        assert_eq!((output.desired, output.gate.unwrap().hold), (Desired::Primary, hold));
+        let gate = output.gate.unwrap();
+        assert_eq!((output.desired, gate.hold, gate.successor), (Desired::Primary, hold, Some(id("b"))));
         a.gateway(hold, 0);
         assert_eq!(poll(&mut a, 0.31).1.desired, Desired::Primary, "b has not answered");
         let mut held = says("b", standby(1, 100));
@@ -167,7 +168,9 @@ fn the_steps_of_a_switchover_are_recorded() {
     b.loaded(seconds(9.0), loaded((3, 2), &begun, &renewed));
     b.asked(seconds(9.1), offer);
     b.server(standby(1, 120));
-    assert!(poll(&mut b, 9.1).0.is_none(), "the checkpoint is not replayed");
+    let (write, output) = poll(&mut b, 9.1);
+    assert!(write.is_none(), "the checkpoint is not replayed");
+    assert_eq!(output.gate.unwrap().successor, Some(id("b")));
     b.server(standby(1, 128));
     let claim = poll(&mut b, 9.2).0.unwrap();
     let (topology, lease) = (claim.topology.unwrap(), claim.lease.unwrap());
@@ -175,7 +178,8 @@ fn the_steps_of_a_switchover_are_recorded() {
     b.loaded(seconds(9.3), loaded((4, 4), &topology, &lease));
     assert_eq!(poll(&mut b, 9.3).1.desired, Desired::Primary);
     b.server(primary(2, 136));
-    assert!(poll(&mut b, 9.4).1.gate.unwrap().open);
+    let gate = poll(&mut b, 9.4).1.gate.unwrap();
+    assert_eq!((gate.open, gate.successor), (true, None));
     a.loaded(seconds(0.6), loaded((4, 4), &topology, &lease));
     assert_eq!(poll(&mut a, 0.6).1.desired, Desired::Standby);
     assert!(matches!(&topology.last_transition, Some((_, Outcome::Done))));

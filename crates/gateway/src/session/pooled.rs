@@ -1,5 +1,7 @@
 //! Sessions that share their servers: connections come from pools and go back to them.
 
+use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::endpoint::Endpoint;
 use crate::links::Route;
-use crate::pool::{Lease, Pool, PoolClient, PooledServer};
+use crate::pool::{Lease, Pool, PoolClient, PooledServer, Ticket};
 use crate::position::PositionWatch;
 use crate::shared::Shared;
 
@@ -33,8 +35,8 @@ pub(super) struct Pooled {
     local_lease: Option<Lease>,
     primary_lease: Option<Lease>,
     /// Connections that are waited for.
-    local_acquiring: Option<Pending<Result<Acquired, ErrorFields>>>,
-    primary_acquiring: Option<Pending<Result<Acquired, ErrorFields>>>,
+    local_acquiring: Option<Acquiring>,
+    primary_acquiring: Option<Acquiring>,
     /// Ends the time in which the primary serves reads.
     away: Option<Pending<()>>,
 }
@@ -46,6 +48,14 @@ pub(super) struct Acquired {
     reader: Option<(Route, Arc<PositionWatch>)>,
 }
 
+/// A connection that is waited for.
+enum Acquiring {
+    /// Of the pool.
+    Ticket(Ticket),
+    /// After a pause, or of another server.
+    Elsewhere(Pending<Result<Acquired, ErrorFields>>),
+}
+
 impl Pooled {
     pub(super) fn lease(&mut self, leg: Leg) -> &mut Option<Lease> {
         match leg {
@@ -54,7 +64,7 @@ impl Pooled {
         }
     }
 
-    fn acquiring(&mut self, leg: Leg) -> &mut Option<Pending<Result<Acquired, ErrorFields>>> {
+    fn acquiring(&mut self, leg: Leg) -> &mut Option<Acquiring> {
         match leg {
             Leg::Local => &mut self.local_acquiring,
             Leg::Primary => &mut self.primary_acquiring,
@@ -81,16 +91,8 @@ impl Pooled {
         (self.primary, self.primary_acquiring) = (None, None);
     }
 
-    /// Something that was waited for.
+    /// Told when readers may be tried again.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        for leg in [Leg::Local, Leg::Primary] {
-            if let Some(acquiring) = self.acquiring(leg)
-                && let Poll::Ready(acquired) = acquiring.as_mut().poll(cx)
-            {
-                *self.acquiring(leg) = None;
-                return Poll::Ready(Event::Acquired(leg, acquired));
-            }
-        }
         if let Some(away) = &mut self.away
             && away.as_mut().poll(cx).is_ready()
         {
@@ -189,25 +191,52 @@ impl Running {
             self.attach(leg, server);
             return true;
         }
-        let readers = (leg == Leg::Local && self.endpoint == Endpoint::Reader).then(|| {
-            let startup = self.session.startup(Leg::Local).clone();
-            (self.shared.clone(), startup)
-        });
-        *pooled.acquiring(leg) = Some(Box::pin(async move {
-            if again {
+        *pooled.acquiring(leg) = Some(match again {
+            false => Acquiring::Ticket(client.ticket()),
+            true => Acquiring::Elsewhere(Box::pin(async move {
                 sleep(PRIMARY_PAUSE).await;
-            }
-            match client.get().await {
-                Ok(server) => Ok(Acquired { server, reader: None }),
-                Err(error) => match readers {
-                    Some((shared, startup)) if is_transient(&error) => {
-                        another_reader(&shared, &startup, error).await
-                    }
-                    _ => Err(error),
-                },
-            }
-        }));
+                Ok(Acquired { server: client.get().await?, reader: None })
+            })),
+        });
         false
+    }
+
+    /// Gets the connections that were waited for; whether anything came of it.
+    pub(super) fn poll_acquiring(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        for leg in [Leg::Local, Leg::Primary] {
+            let Some(acquiring) = self.pooled.as_mut().map(|pooled| pooled.acquiring(leg)) else {
+                return false;
+            };
+            let acquired = match acquiring {
+                None => continue,
+                Some(Acquiring::Elsewhere(acquiring)) => acquiring.as_mut().poll(cx),
+                Some(Acquiring::Ticket(ticket)) => {
+                    Pin::new(ticket).poll(cx).map(|got| Ok(Acquired { server: got?, reader: None }))
+                }
+            };
+            let Poll::Ready(acquired) = acquired else { continue };
+            let of_pool = matches!(acquiring.take(), Some(Acquiring::Ticket(_)));
+            moved = true;
+            match acquired {
+                Err(error) if of_pool && leg == Leg::Local && self.endpoint == Endpoint::Reader => {
+                    self.try_other_readers(error);
+                }
+                acquired => self.acquired(leg, acquired),
+            }
+        }
+        moved
+    }
+
+    fn try_other_readers(&mut self, error: ErrorFields) {
+        if !is_transient(&error) {
+            return self.acquired(Leg::Local, Err(error));
+        }
+        let (shared, startup) = (self.shared.clone(), self.session.startup(Leg::Local).clone());
+        let another = Box::pin(async move { another_reader(&shared, &startup, error).await });
+        if let Some(pooled) = &mut self.pooled {
+            pooled.local_acquiring = Some(Acquiring::Elsewhere(another));
+        }
     }
 
     fn pool_client(&mut self, leg: Leg) -> PoolClient {
@@ -234,6 +263,7 @@ impl Running {
 
     fn attach(&mut self, leg: Leg, server: PooledServer) {
         let PooledServer { stream, state, lease } = server;
+        self.silent.servers[leg as usize] = false;
         match leg {
             Leg::Local => self.local = Some(stream),
             Leg::Primary => {
@@ -248,7 +278,7 @@ impl Running {
     }
 
     /// What was waited for is there, or cannot be had.
-    pub(super) fn acquired(&mut self, leg: Leg, acquired: Result<Acquired, ErrorFields>) {
+    fn acquired(&mut self, leg: Leg, acquired: Result<Acquired, ErrorFields>) {
         let wanted = match leg {
             Leg::Local => self.session.wants_local(),
             Leg::Primary => self.session.wants_primary(),

@@ -13,10 +13,22 @@ use crate::relay::server_lost;
 /// A session whose output is shorter looks at nothing else when that is written: only more than this holds it up.
 const CLOGGED_LEN: usize = READ_LEN;
 
+/// Who had nothing to read in this turn. They wake the session, and need not be asked again before.
+#[derive(Default)]
+pub(super) struct Silent {
+    client: bool,
+    pub(super) servers: [bool; 2],
+}
+
 impl Running {
     /// Moves bytes until nothing moves any more. Ready when the session has to be attended to.
     pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.silent = Silent::default();
         loop {
+            // What waited for a connection goes out with the first look at it.
+            while self.poll_acquiring(cx) {
+                self.advance();
+            }
             let mut moved = self.poll_client(cx);
             moved |= self.poll_server(Leg::Local, cx);
             moved |= self.poll_server(Leg::Primary, cx);
@@ -42,13 +54,13 @@ impl Running {
             || (self.session.is_leaving() && self.leaving.is_none())
             || (self.registration.is_none() && self.session.client_key().is_some())
             || (self.cancel_wanted.is_some() && !matches!(self.session.busy(), Some((_, None))))
+            || self.wants_ahead()
             || self.watch.wants_attention(&self.session)
     }
 
     /// Whether anything happened that the session should look at.
     pub(super) fn poll_client(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        self.watch.look(&mut self.session);
         let output = self.session.client_output();
         let before = output.len();
         // Empty or not: what TLS has taken may still be on its way out.
@@ -62,7 +74,7 @@ impl Running {
         let left = self.session.client_output().len();
         moved |= left != before && before >= CLOGGED_LEN;
         self.watch.sent(before - left);
-        if !self.client_gone && self.session.takes_client_input() {
+        if !self.client_gone && !self.silent.client && self.session.takes_client_input() {
             match poll_fill(&mut self.client, self.session.client_input(), cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.leave();
@@ -72,7 +84,7 @@ impl Running {
                     self.watch.received(bytes);
                     moved = true;
                 }
-                Poll::Pending => {}
+                Poll::Pending => self.silent.client = true,
             }
         }
         moved
@@ -110,14 +122,14 @@ impl Running {
         let left = self.session.server_output(leg).len();
         // Where no answer is due, nothing else tells the session that it is done with the server.
         let mut moved = left != before && (before >= CLOGGED_LEN || !self.session.awaits(leg));
-        if self.session.takes_server_input(leg) {
+        if !self.silent.servers[leg as usize] && self.session.takes_server_input(leg) {
             match poll_fill(stream, self.session.server_input(leg), cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.server_closed(leg);
                     moved = true;
                 }
                 Poll::Ready(Ok(_)) => moved = true,
-                Poll::Pending => {}
+                Poll::Pending => self.silent.servers[leg as usize] = true,
             }
         }
         moved

@@ -1,5 +1,8 @@
 //! Read consistency at its edges: asynchronous commits, pipelines, snapshots and cursors, tokens given and reset.
 
+use bytes::BytesMut;
+use pangea_pgwire::build;
+
 use super::rig::Rig;
 use super::wire::{extended, query};
 use crate::dispatch::IN_FLIGHT_MAX;
@@ -177,6 +180,18 @@ fn what_the_primary_has_told_it_need_not_catch_up_with() {
 fn a_reader_says_that_it_is_a_standby() {
     let rig = Rig::with(Access::Local);
     assert!(rig.greeting.contains("in_hot_standby=on"), "{}", rig.greeting);
+}
+
+/// The connection was opened while its server was a standby.
+#[test]
+fn a_primary_that_has_been_a_standby_is_none() {
+    for access in [Access::Primary, Access::Split] {
+        let mut rig = Rig::with(access);
+        let mut frame = BytesMut::new();
+        build::parameter_status(&mut frame, "in_hot_standby", "on");
+        rig.session.report_parameter(&frame.freeze());
+        assert_eq!(rig.heard(), "", "{access:?}");
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn switchovers() {
             switchover::waits_for_a_transaction,
             switchover::is_rolled_back_when_a_transaction_does_not_end,
             sessions::go_on,
+            sessions::under_way_are_begun_ahead,
             sessions::see_their_writes_and_sequences_do_not_repeat,
             sessions::that_cannot_be_carried_over_are_told,
             sessions::locks_are_free_after_the_move,

@@ -1,8 +1,8 @@
 //! What sessions notice of a switchover.
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 
-use super::{primary_at, switch};
+use super::{primary_at, settled, switch};
 use crate::support::{AP, EU, Lab, Session, US, eventually};
 
 /// A session in each region.
@@ -55,6 +55,44 @@ pub(super) async fn go_on(lab: &Lab) {
         }
     }
     sessions[0].run("DROP TABLE work").await;
+}
+
+/// The server process of a session that is under way is started at the next primary before that is one.
+pub(super) async fn under_way_are_begun_ahead(lab: &Lab) {
+    primary_at(lab, US).await;
+    let databases = [US, EU, AP].map(|region| lab.at(region).named("ahead"));
+    let sessions = join_all(databases.iter().map(|database| database.connect())).await;
+    sessions[0].run("CREATE TABLE early (process int)").await;
+    for session in &sessions {
+        session.run("BEGIN; INSERT INTO early VALUES (0)").await;
+    }
+    let target = lab.server(EU).connect().await;
+    let commit_when_begun = async {
+        // The session of that region reads on its server, too.
+        let expected = sessions.len() + 1;
+        let begun = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ahead'";
+        eventually("sessions are begun ahead", async || {
+            (target.text(begun).await.parse() == Ok(expected)).then_some(())
+        })
+        .await;
+        let processes = "SELECT array_agg(pid) FROM pg_stat_activity
+            WHERE application_name = 'ahead' AND pg_is_in_recovery()";
+        let processes = target.text(processes).await;
+        for session in &sessions {
+            session.run("COMMIT").await;
+        }
+        processes
+    };
+    let (run, processes) =
+        join(lab.pangea(&["switchover", "--to", EU, "--timeout", "20s"]), commit_when_begun).await;
+    run.ended(0);
+    settled(lab, EU).await;
+    for session in &sessions {
+        session.run("INSERT INTO early VALUES (pg_backend_pid())").await;
+    }
+    let ahead = format!("SELECT count(DISTINCT process) FROM early WHERE process = ANY ('{processes}')");
+    sessions[1].expect(&ahead, sessions.len()).await;
+    sessions[0].run("DROP TABLE early").await;
 }
 
 pub(super) async fn see_their_writes_and_sequences_do_not_repeat(lab: &Lab) {
