@@ -239,7 +239,8 @@ impl Controller {
         }
     }
 
-    /// Who still has something under way that is to end.
+    /// Who still has something under way that is to end. What other regions send statement by statement this one executes in
+    /// turn, or has it go to the next primary: only of blocks their gateways have to tell.
     fn not_held(&self, handover: &Handover) -> Option<String> {
         let name = |region: &RegionId, busy: u32| match busy {
             0 => format!("{region} has not answered"),
@@ -248,7 +249,8 @@ impl Controller {
         };
         let hold = handover.hold();
         let own = (self.held != hold).then(|| name(&self.settings.me, self.busy));
-        let others = self.peers.iter().filter(|(_, peer)| peer.asked.is_some());
+        let asks = handover.stage == Stage::Quiescing;
+        let others = self.peers.iter().filter(|(_, peer)| asks && peer.asked.is_some());
         let others = others
             .filter(|(_, peer)| peer.state.held != hold)
             .map(|(region, peer)| name(region, peer.state.busy));

@@ -14,7 +14,7 @@ pub(crate) enum Stage {
     Preparing,
     /// All gateways keep new transaction blocks waiting; those under way may end, and statements outside of blocks go on.
     Quiescing,
-    /// All gateways hold whatever is new; what is under way may end.
+    /// All gateways hold whatever is new; what is under way at the primary may end.
     Holding,
     /// The server shuts down.
     Stopping,

@@ -63,56 +63,72 @@ pub(crate) fn poll_drain(
     Pin::new(stream).poll_flush(cx)
 }
 
+/// Frames as long as this, or shorter, are seen whole however they are cut: ReadyForQuery, BackendKeyData.
+const CARRIED_LEN_MAX: usize = 32;
+
 /// Follows the frames of a server's stream without keeping them.
 #[derive(Debug, Default)]
 pub(crate) struct FrameTracker {
     /// Bytes of the current frame's body still to come.
     rest: usize,
-    /// The begin of a header that was cut by the end of a read.
+    /// The begin of a header, or of a short frame, that was cut by the end of a read.
     partial: Vec<u8>,
     /// Whether the last whole frame was an ErrorResponse that ends the connection.
     pub(crate) saw_fatal: bool,
 }
 
 impl FrameTracker {
-    /// Takes the next bytes of the stream; calls `on_frame` with tag and body of each frame that is whole in them.
+    /// Takes the next bytes of the stream; calls `on_frame` with the tag of each frame, and with its body, which is empty if it
+    /// is long and has been cut.
     ///
     /// # Errors
     /// When the stream is no stream of frames.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(u8, &[u8])) -> io::Result<()> {
-        while !bytes.is_empty() {
-            if self.rest > 0 {
-                let step = self.rest.min(bytes.len());
-                self.rest -= step;
-                bytes = &bytes[step..];
-                continue;
-            }
-            let joined;
-            let mut view = bytes;
-            let carried = self.partial.len();
-            if carried > 0 {
-                let missing = (HEADER_LEN - carried).min(bytes.len());
-                self.partial.extend_from_slice(&bytes[..missing]);
-                joined = std::mem::take(&mut self.partial);
-                view = &joined;
-            }
-            let header =
-                backend_header(view).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            let Some(header) = header else {
-                self.partial = view.to_vec();
-                return Ok(());
-            };
-            bytes = &bytes[HEADER_LEN - carried..];
-            self.saw_fatal = false;
-            if let Some(body) = bytes.get(..header.body_len) {
-                self.saw_fatal = header.tag == b'E' && fields::is_fatal(body);
-                on_frame(header.tag, body);
-                bytes = &bytes[header.body_len..];
-            } else {
-                self.rest = header.body_len;
+        while !self.partial.is_empty() && !bytes.is_empty() {
+            let carried = std::mem::take(&mut self.partial);
+            let mut joined = carried.clone();
+            joined.extend_from_slice(&bytes[..bytes.len().min(CARRIED_LEN_MAX)]);
+            let taken = self.take(&joined, &mut on_frame)?;
+            match taken.checked_sub(carried.len()) {
+                Some(step) => bytes = &bytes[step..],
+                // More of it is still to come.
+                None => {
+                    self.partial = joined;
+                    return Ok(());
+                }
             }
         }
+        while !bytes.is_empty() {
+            let step = self.rest.min(bytes.len());
+            self.rest -= step;
+            bytes = &bytes[step..];
+            if bytes.is_empty() {
+                break;
+            }
+            let taken = self.take(bytes, &mut on_frame)?;
+            if taken == 0 {
+                self.partial = bytes.to_vec();
+                return Ok(());
+            }
+            bytes = &bytes[taken..];
+        }
         Ok(())
+    }
+
+    /// Takes one frame, or the begin of a long one; how many bytes that are. None when more is needed first.
+    fn take(&mut self, bytes: &[u8], on_frame: &mut impl FnMut(u8, &[u8])) -> io::Result<usize> {
+        let header =
+            backend_header(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let Some(header) = header else { return Ok(0) };
+        let body = bytes.get(HEADER_LEN..header.frame_len());
+        if body.is_none() && header.frame_len() <= CARRIED_LEN_MAX {
+            return Ok(0);
+        }
+        self.saw_fatal = header.tag == b'E' && body.is_some_and(fields::is_fatal);
+        on_frame(header.tag, body.unwrap_or_default());
+        let taken = header.frame_len().min(bytes.len());
+        self.rest = header.frame_len() - taken;
+        Ok(taken)
     }
 
     /// Whether the stream stands between two frames.
@@ -127,14 +143,19 @@ mod tests {
 
     #[test]
     fn frames_are_followed_however_they_are_cut() {
-        let stream = b"Z\0\0\0\x05IS\0\0\0\x08ab\0\0K\0\0\0\x04";
+        let mut stream = b"Z\0\0\0\x05IS\0\0\0\x08ab\0\0K\0\0\0\x04E\0\0\0\x34".to_vec();
+        stream.extend_from_slice(&[b'x'; 0x30]);
         for cut in 0..stream.len() {
-            let mut tracker = FrameTracker::default();
-            let mut seen = 0;
-            tracker.feed(&stream[..cut], |_, _| seen += 1).unwrap();
-            tracker.feed(&stream[cut..], |_, _| seen += 1).unwrap();
-            assert!(tracker.at_boundary(), "cut at {cut}");
-            assert!(seen >= 2, "cut at {cut}: a frame is missed only when its body is cut");
+            for again in cut..stream.len() {
+                let mut tracker = FrameTracker::default();
+                let mut seen = Vec::new();
+                for part in [&stream[..cut], &stream[cut..again], &stream[again..]] {
+                    tracker.feed(part, |tag, body| seen.push((tag, body.len()))).unwrap();
+                }
+                assert!(tracker.at_boundary(), "cut at {cut} and {again}");
+                assert_eq!(seen[..3], [(b'Z', 1), (b'S', 4), (b'K', 0)], "cut at {cut} and {again}");
+                assert!(matches!(seen[3..], [(b'E', 0 | 0x30)]), "cut at {cut} and {again}");
+            }
         }
         let mut tracker = FrameTracker::default();
         tracker.feed(b"Z\0\0", |_, _| {}).unwrap();

@@ -16,7 +16,7 @@ use crate::auth::{self, Refusal};
 use crate::config::Auth;
 use crate::console::{self, ClientKind, Identity, Registered};
 use crate::links::{Generation, Kind, Route};
-use crate::relay::{Ends, Relay};
+use crate::relay::{Ends, Forwarded, Relay};
 use crate::session::PRIMARY_TIMEOUT;
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -341,21 +341,21 @@ pub(crate) struct Via {
     pub(crate) kind: Kind,
     /// With its loss the session ends.
     pub(crate) generation: Generation,
-    /// The session is for the epoch in which the server will be the primary, and begins with it.
-    pub(crate) ahead: Option<Epoch>,
+    /// Of a session that another gateway forwards: the epoch that it is for.
+    pub(crate) forwarded: Option<(Epoch, Forwarded)>,
 }
 
 impl Via {
     pub(crate) fn new(route: Route, kind: Kind) -> Self {
-        Self { generation: route.generation(), route, kind, ahead: None }
+        Self { generation: route.generation(), route, kind, forwarded: None }
     }
 }
 
 /// Connects a client to one server and passes everything through.
 pub(crate) async fn relay(shared: Arc<Shared>, client: Stream, input: BytesMut, startup: Startup, via: Via) {
-    let Via { route, kind, generation, ahead } = via;
-    let epoch = match (&route, ahead) {
-        (_, Some(epoch)) => epoch,
+    let Via { route, kind, generation, forwarded } = via;
+    let epoch = match (&route, forwarded) {
+        (_, Some((epoch, _))) => epoch,
         (Route::Link(_, epoch), None) => *epoch,
         (Route::Local(_) | Route::Unlinked(_), None) => shared.gate.epoch(),
     };
@@ -365,13 +365,8 @@ pub(crate) async fn relay(shared: Arc<Shared>, client: Stream, input: BytesMut, 
     };
     let mut to_server = BytesMut::new();
     route.startup(&startup, kind).write(&mut to_server);
-    let withheld = if ahead.is_some() {
-        Some(input)
-    } else {
-        to_server.extend_from_slice(&input);
-        None
-    };
-    let ends = Ends { client, server, route, generation, epoch, withheld };
+    let forwarded = forwarded.map(|(_, begins)| begins);
+    let ends = Ends { client, server, route, generation, epoch, from_client: input, forwarded };
     Relay::run(ends, to_server, &shared).await;
 }
 

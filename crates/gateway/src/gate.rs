@@ -63,16 +63,18 @@ impl GateWatch {
         if *self.gate.borrow() == gate {
             return;
         }
-        // Closed before sessions are told, opened before they are told.
-        if gate.holds() == Some(Scope::All) {
-            self.users.fetch_or(CLOSED, Ordering::SeqCst);
-        } else {
-            self.users.fetch_and(!CLOSED, Ordering::SeqCst);
-        }
-        self.primary_here.store(gate.primary == self.region, Ordering::SeqCst);
         let elsewhere = matches!(gate.durability, Durability::Sync { .. });
-        self.commits_elsewhere.store(elsewhere, Ordering::SeqCst);
-        self.gate.send_replace(gate);
+        // All at once for those who look at the gate, and before sessions are told.
+        self.gate.send_modify(|now| {
+            if gate.holds() == Some(Scope::All) {
+                self.users.fetch_or(CLOSED, Ordering::SeqCst);
+            } else {
+                self.users.fetch_and(!CLOSED, Ordering::SeqCst);
+            }
+            self.primary_here.store(gate.primary == self.region, Ordering::SeqCst);
+            self.commits_elsewhere.store(elsewhere, Ordering::SeqCst);
+            *now = gate;
+        });
         self.emptied.notify_one();
     }
 
@@ -119,6 +121,11 @@ impl GateWatch {
         }
         self.leave();
         false
+    }
+
+    /// Whether nothing may begin on the primary.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.users.load(Ordering::SeqCst) & CLOSED != 0
     }
 
     /// A session has a transaction block open on the primary. Counted from when it was sent, so that a session that has

@@ -46,7 +46,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pangea_control::{Gate, Hold};
 use pangea_pgwire::{ErrorFields, SqlState};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
@@ -300,6 +300,21 @@ async fn say_goodbye(mut stream: stream::Stream, error: &ErrorFields) {
         stream.shutdown().await
     };
     let _ = timeout(FAREWELL_TIMEOUT, words).await;
+}
+
+/// [`say_goodbye`] to another gateway, which may be sending meanwhile: what meets a closed socket is answered with a reset,
+/// which would overtake the words.
+async fn refuse(mut stream: stream::Stream, mut words: BytesMut) {
+    let mut unread = BytesMut::new();
+    let parting = async {
+        stream.write_all_buf(&mut words).await?;
+        stream.shutdown().await?;
+        while stream.read_buf(&mut unread).await? > 0 {
+            unread.clear();
+        }
+        std::io::Result::Ok(())
+    };
+    let _ = timeout(FAREWELL_TIMEOUT, parting).await;
 }
 
 /// The error that sessions end with when the gateway stops.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::endpoint::Via;
 use crate::links::{Kind, parameter};
+use crate::relay::Forwarded;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
@@ -89,11 +90,18 @@ async fn begin(shared: Arc<Shared>, stream: Stream, input: BytesMut, startup: St
         gate.primary == shared.config.region && epoch == gate.epoch && gate.open
     };
     if !takes {
-        return crate::say_goodbye(stream, &wrong_primary(&shared, epoch)).await;
+        let mut words = BytesMut::new();
+        wrong_primary(&shared, epoch).write(&mut words);
+        return crate::refuse(stream, words).await;
     }
     shared.forwarded.fetch_add(1, Ordering::Relaxed);
-    let ahead = (kind == Kind::Ahead).then_some(epoch);
-    let via = Via { route: shared.local_route(), kind, generation, ahead };
+    // What is about this server, and not about the cluster, goes on while clients are held.
+    let forwarded = match kind {
+        Kind::Ahead => Some((epoch, Forwarded::Ahead)),
+        Kind::Session if !startup.is_replication() => Some((epoch, Forwarded::Now)),
+        Kind::Session | Kind::Uplink | Kind::Heartbeat => None,
+    };
+    let via = Via { route: shared.local_route(), kind, generation, forwarded };
     crate::endpoint::relay(shared.clone(), stream, input, startup, via).await;
     shared.forwarded.fetch_sub(1, Ordering::Relaxed);
 }

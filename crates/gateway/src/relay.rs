@@ -1,7 +1,8 @@
 //! A session that one server serves: bytes go through as they are.
 //!
-//! This is the whole data path in the primary region, on the reader and writer endpoints, and for sessions that
-//! another gateway forwards.
+//! This is the whole data path for sessions that another gateway forwards, and for replication.
+
+mod turns;
 
 use std::future::poll_fn;
 use std::io;
@@ -13,7 +14,6 @@ use pangea_base::Epoch;
 use pangea_pgwire::frame::backend_header;
 use pangea_pgwire::startup::CancelKey;
 use pangea_pgwire::{ErrorFields, SqlState};
-use tokio::io::AsyncWriteExt as _;
 
 use crate::buffer::{FrameTracker, READ_LEN, poll_drain, poll_fill};
 use crate::cancel::{CancelRegistry, CancelRequest, Registration};
@@ -22,34 +22,31 @@ use crate::links::{Generation, Route};
 use crate::shared::Shared;
 use crate::stream::Stream;
 
+use turns::{Turns, Verdict};
+
 /// A Terminate message.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// One relayed session.
-pub(crate) struct Relay {
+pub(crate) struct Relay<'a> {
     client: Stream,
     server: Stream,
     /// Where the server is, to send cancel requests there.
     route: Route,
-    /// From the client, not yet written to the server.
+    /// From the client, not passed on yet.
+    from_client: BytesMut,
+    /// Passed on, not yet written to the server.
     to_server: BytesMut,
     /// From the server, not yet written to the client.
     to_client: BytesMut,
     tracker: FrameTracker,
-    /// Of a server that is not the primary yet: what the client has sent, and that the server is ready. Neither gets that
-    /// before it is (ONE-WRITER), so that a client that is refused then knows that nothing has run.
-    withheld: Option<Withheld>,
+    /// Of a session that another gateway forwards: when what may be executed.
+    turns: Option<Turns<'a>>,
     /// The client's last bytes are a Terminate: the server is expected to close.
     terminated: bool,
     registry: CancelRegistry,
     cancel_sender: tokio::sync::mpsc::Sender<CancelRequest>,
     registration: Option<(CancelKey, Registration)>,
-}
-
-struct Withheld {
-    from_client: BytesMut,
-    /// The ReadyForQuery with which the server takes the session. Nothing is passed on before it has come.
-    ready: BytesMut,
 }
 
 /// What ends or interrupts the relaying.
@@ -58,6 +55,7 @@ enum Event {
     ServerGone,
     /// The epoch has begun, or is not going to be this region's.
     Admitted(bool),
+    GateChanged,
     Cancel(CancelRequest),
     Stopping,
 }
@@ -71,50 +69,69 @@ pub(crate) struct Ends {
     pub(crate) generation: Generation,
     /// The epoch that it was made for: with it the session ends.
     pub(crate) epoch: Epoch,
-    /// Of a server that is to be the primary in that epoch: what the client has sent behind the start-up message. It gets
-    /// that, and what follows, when it is.
-    pub(crate) withheld: Option<BytesMut>,
+    /// What the client has sent behind the start-up message.
+    pub(crate) from_client: BytesMut,
+    /// That of a session that another gateway forwards.
+    pub(crate) forwarded: Option<Forwarded>,
 }
 
-impl Relay {
-    /// Runs until either side is gone or the gateway stops. `to_server` begins with the start-up message.
-    pub(crate) async fn run(ends: Ends, to_server: BytesMut, shared: &Shared) {
+/// How a session that another gateway forwards begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forwarded {
+    /// At once.
+    Now,
+    /// When the region has become primary.
+    Ahead,
+}
+
+impl<'a> Relay<'a> {
+    /// Runs until either side is gone or the gateway stops. `to_server` is the start-up message.
+    pub(crate) async fn run(ends: Ends, to_server: BytesMut, shared: &'a Shared) {
         let (gate, registry, mut stopping) = (&shared.gate, shared.cancels.clone(), shared.stopping.clone());
-        let Ends { client, server, route, mut generation, epoch, withheld } = ends;
+        let Ends { client, server, route, mut generation, epoch, from_client, forwarded } = ends;
         let (cancel_sender, mut cancels) = CancelRegistry::channel();
-        let (to_client, tracker) = (BytesMut::new(), FrameTracker::default());
-        let registration = None;
-        let withheld = withheld.map(|from_client| Withheld { from_client, ready: BytesMut::new() });
+        let mut changes = gate.changes();
+        // It may have changed since the session was let in.
+        changes.mark_changed();
         let mut relay = Self {
             client,
             server,
             route,
+            from_client,
             to_server,
-            to_client,
-            tracker,
-            withheld,
+            to_client: BytesMut::new(),
+            tracker: FrameTracker::default(),
+            turns: forwarded.map(|begins| Turns::new(gate, epoch, begins == Forwarded::Ahead)),
             terminated: false,
             registry,
             cancel_sender,
-            registration,
+            registration: None,
         };
         let farewell = loop {
+            let (forwarded, ahead) =
+                relay.turns.as_ref().map_or((false, false), |turns| (!turns.is_ahead(), turns.is_ahead()));
             let event = tokio::select! {
                 biased;
                 event = poll_fn(|cx| relay.poll_copy(cx)) => event,
                 Some(request) = cancels.recv() => Event::Cancel(request),
                 _ = stopping.wait_for(|stop| *stop) => Event::Stopping,
                 () = generation.lost() => Event::ServerGone,
-                admitted = gate.admits(epoch), if relay.withheld.is_some() => Event::Admitted(admitted),
-                () = gate.epoch_passed(epoch), if relay.withheld.is_none() => Event::ServerGone,
+                admitted = gate.admits(epoch), if ahead => Event::Admitted(admitted),
+                Ok(()) = changes.changed(), if forwarded => Event::GateChanged,
+                () = gate.epoch_passed(epoch), if !forwarded && !ahead => Event::ServerGone,
             };
             match event {
                 Event::Admitted(true) => relay.admit(),
                 Event::Admitted(false) => break Some(wrong_primary(shared, epoch)),
+                Event::GateChanged => match relay.turns.as_ref().map(Turns::verdict) {
+                    Some(Verdict::Refused) => break Some(wrong_primary(shared, epoch)),
+                    Some(Verdict::Lost) => break Some(server_lost(&relay.route)),
+                    Some(Verdict::GoesOn) | None => {}
+                },
                 Event::Cancel(request) => {
                     // Nothing is read from the client meanwhile: its next statement must not be hit.
                     if let Some((key, _)) = &relay.registration
-                        && relay.withheld.is_none()
+                        && !ahead
                     {
                         relay.route.cancel(key).await;
                     }
@@ -122,7 +139,7 @@ impl Relay {
                 }
                 Event::ClientGone => return,
                 Event::ServerGone if relay.terminated => break None,
-                Event::ServerGone if relay.withheld.is_some() => break Some(wrong_primary(shared, epoch)),
+                Event::ServerGone if ahead => break Some(wrong_primary(shared, epoch)),
                 Event::ServerGone => break Some(server_lost(&relay.route)),
                 Event::Stopping => break Some(crate::shutting_down()),
             }
@@ -132,9 +149,9 @@ impl Relay {
 
     /// The server is the primary.
     fn admit(&mut self) {
-        let Some(Withheld { from_client, ready }) = self.withheld.take() else { return };
-        self.to_server.extend_from_slice(&from_client);
-        self.to_client.extend_from_slice(&ready);
+        if let Some(turns) = &mut self.turns {
+            self.to_client.extend_from_slice(&turns.admit());
+        }
     }
 
     fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -155,24 +172,21 @@ impl Relay {
     /// Whether bytes moved.
     fn poll_client_to_server(&mut self, cx: &mut Context<'_>) -> ControlFlow<Event, bool> {
         let mut moved = false;
-        let from_client = match &mut self.withheld {
-            Some(withheld) => &mut withheld.from_client,
-            None => &mut self.to_server,
-        };
-        if from_client.len() < READ_LEN {
-            match poll_fill(&mut self.client, from_client, cx) {
+        if self.from_client.len() + self.to_server.len() < READ_LEN {
+            match poll_fill(&mut self.client, &mut self.from_client, cx) {
                 // What the client sent before it left is still the server's: a Terminate, or a last statement.
                 Poll::Ready(Ok(0) | Err(_)) => {
                     let _ = poll_drain(&mut self.server, &mut self.to_server, cx);
                     return ControlFlow::Break(Event::ClientGone);
                 }
                 Poll::Ready(Ok(_)) => {
-                    self.terminated = from_client.ends_with(TERMINATE);
+                    self.terminated = self.from_client.ends_with(TERMINATE);
                     moved = true;
                 }
                 Poll::Pending => {}
             }
         }
+        moved |= self.pass_on();
         let before = self.to_server.len();
         match poll_drain(&mut self.server, &mut self.to_server, cx) {
             // Room that a write has made must be followed by a read: nothing else would wake it.
@@ -187,9 +201,24 @@ impl Relay {
         }
     }
 
+    /// Passes on what the client may have executed now; whether there was any.
+    fn pass_on(&mut self) -> bool {
+        let passed = match &mut self.turns {
+            None => self.from_client.len(),
+            Some(turns) => turns.pass(&self.from_client),
+        };
+        if self.to_server.is_empty() && passed == self.from_client.len() {
+            std::mem::swap(&mut self.from_client, &mut self.to_server);
+        } else {
+            self.to_server.extend_from_slice(&self.from_client.split_to(passed));
+        }
+        passed > 0
+    }
+
     fn poll_server_to_client(&mut self, cx: &mut Context<'_>) -> ControlFlow<Event, bool> {
         let mut moved = false;
-        if self.to_client.len() < READ_LEN {
+        let is_held = self.turns.as_ref().is_some_and(Turns::is_held);
+        if self.to_client.len() < READ_LEN && !is_held {
             let start = self.to_client.len();
             match poll_fill(&mut self.server, &mut self.to_client, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return ControlFlow::Break(Event::ServerGone),
@@ -217,7 +246,11 @@ impl Relay {
     /// Follows the server's frames; registers the cancel key when it passes by.
     fn follow(&mut self, start: usize) -> io::Result<()> {
         let (registry, sender, registration) = (&self.registry, &self.cancel_sender, &mut self.registration);
+        let mut turns = self.turns.as_mut().filter(|turns| !turns.is_ahead());
         self.tracker.feed(&self.to_client[start..], |tag, body| {
+            if let Some(turns) = &mut turns {
+                turns.answered(tag, body);
+            }
             if tag == b'K'
                 && registration.is_none()
                 && let Some((process, secret)) = body.split_first_chunk::<4>()
@@ -228,11 +261,9 @@ impl Relay {
         })
     }
 
-    /// Keeps the ReadyForQuery back; whether what came before it may be passed on.
+    /// Keeps the ReadyForQuery back of a server that is not primary yet; whether what came before it may be passed on.
     fn withhold(&mut self) -> bool {
-        let Some(withheld) = self.withheld.as_mut().filter(|withheld| withheld.ready.is_empty()) else {
-            return true;
-        };
+        let Some(ready) = self.turns.as_mut().and_then(Turns::keeps_ready) else { return true };
         let mut at = 0;
         while let Ok(Some(header)) = backend_header(&self.to_client[at..]) {
             let end = at + header.frame_len();
@@ -241,7 +272,7 @@ impl Relay {
             }
             if header.tag == b'Z' {
                 let rest = self.to_client.split_off(end);
-                withheld.ready = self.to_client.split_off(at);
+                *ready = self.to_client.split_off(at);
                 self.to_client.unsplit(rest);
                 return true;
             }
@@ -259,10 +290,10 @@ impl Relay {
         {
             error.write(&mut self.to_client);
         }
-        let write = self.client.write_all_buf(&mut self.to_client);
-        if tokio::time::timeout(crate::FAREWELL_TIMEOUT, write).await.is_ok_and(|done| done.is_ok()) {
-            let _ = self.client.shutdown().await;
-        }
+        let Self { client, server, to_client, turns, .. } = self;
+        // Those who wait for the server, or for it to be idle, need not wait for the client.
+        drop((server, turns));
+        crate::refuse(client, to_client).await;
     }
 }
 

@@ -25,7 +25,7 @@ use pangea_pgwire::startup::Startup;
 use pangea_session::{Access, Environment, Leg, Session, SessionOptions};
 use pangea_sql::Batch;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::cancel::{CancelReceiver, CancelRegistry, CancelRequest, Registration};
 use crate::catalogs::DatabaseCatalog;
@@ -65,6 +65,10 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Pause before the primary is tried again.
 const PRIMARY_PAUSE: Duration = Duration::from_millis(30);
 
+/// The same during a switchover: that the primary refuses is heard of before its reason, and what is sent there meanwhile is
+/// late at the next one.
+const REFUSED_PAUSE: Duration = Duration::from_millis(300);
+
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A running session.
@@ -94,8 +98,10 @@ pub(crate) struct Running {
     trouble: Option<ErrorFields>,
     /// Ends the wait for the primary.
     blocked: Option<Pending<()>>,
-    /// Ends the wait of a transaction block for the statements of others.
-    blocks_last: Option<Pending<()>>,
+    /// When the epoch has changed while the session was using the primary.
+    moved: Option<Instant>,
+    /// The gate is looked at again then.
+    look_again: Option<Pending<()>>,
     /// Tells when the link to the primary is lost.
     lost: Pending<()>,
     /// Tells when the gateway stops.
@@ -352,7 +358,8 @@ impl Running {
             gate_changed: gate_changed(&shared),
             trouble: None,
             blocked: None,
-            blocks_last: None,
+            moved: None,
+            look_again: None,
             lost: lost(&primary_route),
             stopped: stopped(shared.clone()),
             primary_route,
@@ -377,6 +384,7 @@ impl Running {
     pub(crate) async fn run(mut self: Box<Self>) {
         // It may have changed since the home server was chosen.
         self.follow_gate();
+        self.session.set_primary_may_refuse(self.primary_is_remote());
         // A client of a pool has its greeting already.
         self.watch.look(&mut self.session);
         while !self.session.is_over() {
@@ -442,10 +450,10 @@ impl Running {
             self.blocked = None;
             return Poll::Ready(Event::Blocked);
         }
-        if let Some(last) = &mut self.blocks_last
-            && last.as_mut().poll(cx).is_ready()
+        if let Some(again) = &mut self.look_again
+            && again.as_mut().poll(cx).is_ready()
         {
-            self.blocks_last = None;
+            self.look_again = None;
             return Poll::Ready(Event::GateChanged);
         }
         Poll::Pending
@@ -517,6 +525,7 @@ impl Running {
                 if let Some(pooled) = &mut self.pooled {
                     pooled.forget_primary();
                     self.primary_route = self.shared.primary_route();
+                    self.session.set_primary_may_refuse(self.primary_is_remote());
                 }
                 if self.primary.take().is_some() {
                     self.session.server_closed(Leg::Primary, &server_lost(&self.primary_route));
@@ -531,6 +540,9 @@ impl Running {
     fn attend(&mut self) {
         self.attend_orders();
         self.advance();
+        if self.moved.is_some() && !self.hears_last_words() {
+            self.follow_gate();
+        }
         self.suit_access();
         self.open_what_is_wanted();
         self.look_ahead();
@@ -577,10 +589,11 @@ impl Running {
         if self.session.wants_primary() && self.opening.is_none() {
             let route = self.primary_route.clone();
             let again = self.trouble.is_some() || self.session.refusals() > 0;
+            let pause = if self.is_moving_from_afar() { REFUSED_PAUSE } else { PRIMARY_PAUSE };
             let ahead = self.take_ahead();
             self.opening = Some(Box::pin(async move {
                 if again {
-                    sleep(PRIMARY_PAUSE).await;
+                    sleep(pause).await;
                 }
                 let opened = match ahead {
                     Some(ahead) => ahead.opened().await,

@@ -11,6 +11,7 @@ pub mod build;
 pub mod fields;
 pub mod frame;
 pub mod message;
+pub mod requests;
 pub mod scram;
 pub mod sqlstate;
 pub mod startup;

@@ -122,7 +122,11 @@ impl Session {
             }
             Consequence::Prepare(name, prepared) => self.insert_statement(leg, name, *prepared),
             Consequence::Deallocate(name) => self.deallocate(leg, name),
-            Consequence::DiscardAll => self.forget_everything(leg),
+            Consequence::DiscardAll => {
+                self.forget_everything(leg);
+                // Unless the same query has come to that after it.
+                (self.pinned, self.listening) = (unit.pins, unit.listens);
+            }
             // Without a transaction it had no effect but a warning.
             Consequence::SetLocal { .. } => {}
         }
@@ -240,7 +244,7 @@ impl Session {
     fn forget_everything(&mut self, leg: Leg) {
         self.statements.clear();
         self.settings.clear();
-        (self.pinned, self.listening, self.set_async) = (false, false, false);
+        self.set_async = false;
         self.link_mut(leg).is_as_new();
         self.tidy_other(leg, DISCARD_ALL);
         self.set_base();

@@ -411,9 +411,8 @@ impl Session {
             unit.retryable = !unit.continues && (self.may_forward() || self.access == Access::Local);
             unit.sent.clone_from(&unit.frames);
         }
-        let starting = leg == Leg::Primary && self.begun && self.link(leg).expects(Expect::Startup);
-        if starting && !unit.continues && !unit.streams && unit.len <= RETRY_LEN_MAX {
-            unit.behind_startup = true;
+        if leg == Leg::Primary && self.may_be_refused() {
+            unit.recallable = !unit.streams && unit.len <= RETRY_LEN_MAX;
             unit.sent.clone_from(&unit.frames);
         }
         let frames = std::mem::take(&mut unit.frames);
@@ -430,6 +429,9 @@ impl Session {
                 let sent = std::mem::take(&mut unit.sent);
                 open.absorb(&mut unit);
                 open.sent.extend(sent);
+                if leg == Leg::Primary {
+                    open.recallable &= unit.recallable && open.len <= RETRY_LEN_MAX;
+                }
             }
         } else {
             self.link_mut(leg).expect.push_back(Expect::Client);
@@ -466,7 +468,7 @@ impl Session {
         build::query(&mut rollback, "ROLLBACK");
         self.send_hidden(Leg::Local, &rollback, Expect::Cleanup);
         self.begin_on_primary(&local.begin.wire);
-        if self.primary.expects(Expect::Startup) {
+        if self.may_be_refused() {
             self.begin = Some(local.begin.wire);
         }
         self.portals.clear();

@@ -5,7 +5,9 @@
 //! wherever the session comes to (`settings`, `prepared`). One that has state of which there is only one (temporary
 //! tables, LISTEN) stays, and ends with its server.
 
+use bytes::Bytes;
 use pangea_pgwire::startup::Startup;
+use pangea_pgwire::{ErrorFields, SqlState};
 
 use crate::leg::{Expect, Leg, LinkState};
 use crate::session::{Access, Environment, Phase, Session, Transaction};
@@ -133,10 +135,9 @@ impl Session {
         }
     }
 
-    /// Takes back what was sent behind a start-up message that was not taken; whether that could be done. Nothing of
-    /// it has run (AT-MOST-ONCE).
+    /// Takes back what was sent and has not run (AT-MOST-ONCE); whether that could be done.
     pub(crate) fn requeue(&mut self) -> bool {
-        let unsent = self.in_flight.iter().all(|unit| unit.behind_startup && unit.leg == Some(Leg::Primary));
+        let unsent = self.in_flight.iter().all(|unit| unit.recallable && unit.leg == Some(Leg::Primary));
         let nothing_ran = match self.transaction {
             Transaction::Idle => true,
             Transaction::Primary => self.begin.is_some(),
@@ -145,7 +146,8 @@ impl Session {
         let possible = self.begun && unsent && nothing_ran && !self.stays_on(Leg::Primary);
         if possible {
             let asked = self.primary.expects(Expect::Position);
-            let unknown = self.position_unknown;
+            // Where what has been answered has led to.
+            let unknown = self.position_unknown || self.held_ready.is_some();
             self.requeue_in_flight();
             self.begin_due = self.begin.is_some();
             for unit in &mut self.pending {
@@ -160,13 +162,52 @@ impl Session {
         possible
     }
 
-    /// The primary has taken the start-up message: what follows it runs.
+    /// The primary has taken the start-up message: what follows it runs, unless the primary may refuse that.
     pub(crate) fn is_admitted(&mut self) {
-        (self.refused, self.begin, self.begin_due) = (0, None, false);
+        self.refused = 0;
+        if self.primary_may_refuse {
+            return;
+        }
+        (self.begin, self.begin_due) = (None, false);
         for unit in &mut self.in_flight {
-            if std::mem::take(&mut unit.behind_startup) {
+            if std::mem::take(&mut unit.recallable) {
                 unit.sent = Vec::new();
             }
+        }
+    }
+
+    /// The region of the primary passes statements on to its server in turn, and may end the connection and say that what was
+    /// not answered was not passed on. It says so with the error of a server that takes no connections, which a server
+    /// itself says before a session only.
+    pub fn set_primary_may_refuse(&mut self, may: bool) {
+        self.primary_may_refuse = may;
+    }
+
+    /// Whether what is sent to the primary may turn out not to have run.
+    pub(crate) fn may_be_refused(&self) -> bool {
+        self.begun && (self.primary_may_refuse || self.primary.expects(Expect::Startup))
+    }
+
+    /// The region of the primary has said that it has not executed what is not answered, nor will.
+    pub(crate) fn is_refused(&mut self, error: &Bytes) {
+        let sent = self.in_flight.iter().any(|unit| unit.leg == Some(Leg::Primary));
+        // What the server was asked about the session's settings it has told nobody.
+        if self.stays_on(Leg::Primary) || self.primary.expects(Expect::Settings) {
+            let text = "terminating connection due to administrator command";
+            let error = ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, text);
+            self.fail(
+                &error.with_detail(
+                    "The primary is being moved, and the session has state on it that cannot be.",
+                ),
+            );
+        } else if !sent && (self.begin.is_some() || !matches!(self.transaction, Transaction::Primary)) {
+            self.asked &= !self.primary.expects(Expect::Position);
+            self.confirming = None;
+            self.drop_primary();
+        } else if self.requeue() {
+            self.refused += 1;
+        } else {
+            self.refuse_on_primary(error);
         }
     }
 

@@ -70,6 +70,9 @@ impl Session {
                 return false;
             }
         };
+        if self.take_refusal(leg, header) {
+            return true;
+        }
         match self.link(leg).expect.front().copied() {
             Some(Expect::Client) => self.take_client_frame(leg, header),
             expected => {
@@ -86,6 +89,25 @@ impl Session {
                 true
             }
         }
+    }
+
+    /// Takes the word that what the primary has not answered it has not been given; whether that is what comes next.
+    fn take_refusal(&mut self, leg: Leg, header: Header) -> bool {
+        let link = self.link(leg);
+        let possible = header.tag == b'E'
+            && leg == Leg::Primary
+            && self.primary_may_refuse
+            && link.expect.front() != Some(&Expect::Startup);
+        let body = link.input.get(HEADER_LEN..header.frame_len()).filter(|_| possible);
+        let refused =
+            |body| fields::is_fatal(body) && fields::code(body) == Some(SqlState::CANNOT_CONNECT_NOW);
+        if !body.is_some_and(refused) {
+            return false;
+        }
+        if let Some(frame) = self.take_whole(leg, header) {
+            self.is_refused(&frame);
+        }
+        true
     }
 
     fn take_rest(&mut self, leg: Leg) -> bool {
@@ -168,8 +190,8 @@ impl Session {
 
     /// The primary did not accept the session, or cannot be reached: nothing ran there.
     pub(crate) fn refuse_on_primary(&mut self, error: &Bytes) {
-        // Nothing was executed there, so nothing is unknown that was not before.
-        let position_unknown = self.position_unknown;
+        // Nothing of this was executed there, so nothing is unknown that was not before.
+        let position_unknown = self.position_unknown || self.held_ready.is_some();
         self.drop_primary();
         self.position_unknown = position_unknown;
         if self.pinned || matches!(self.transaction, Transaction::Primary) {
@@ -450,6 +472,9 @@ impl Session {
 
     fn finish_unit(&mut self, leg: Leg, frame: &Bytes) {
         self.link_mut(leg).expect.pop_front();
+        if leg == Leg::Primary {
+            self.begin = None;
+        }
         self.link_mut(leg).hidden_error = None;
         let Some(mut unit) = self.in_flight.pop_front() else { return };
         let status = frame[HEADER_LEN..].first().copied().unwrap_or(b'I');
@@ -535,7 +560,7 @@ fn as_plain_error(frame: &Bytes) -> BytesMut {
 impl Unit {
     /// Passes on what was held back: from here on the unit cannot run again.
     fn release(&mut self, out: &mut BytesMut) {
-        self.retryable = false;
+        (self.retryable, self.recallable) = (false, false);
         self.sent = Vec::new();
         if !self.held.is_empty() && !self.retry {
             out.extend_from_slice(&self.held);
@@ -590,7 +615,7 @@ impl Unit {
     pub(crate) fn reset(&mut self) {
         self.frames = std::mem::take(&mut self.sent);
         self.held.clear();
-        self.behind_startup = false;
+        self.recallable = false;
         (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
         (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
         (self.close_answers, self.parses_sent) = (0, 0);

@@ -220,13 +220,14 @@ pub struct Session {
     pub(crate) held_back: bool,
     /// The local server is the primary: what runs there uses it.
     pub(crate) local_is_primary: bool,
-    /// The BEGIN of a transaction that is not begun on the primary yet, because the primary has not taken the start-up
-    /// message.
+    /// The BEGIN of a transaction that may turn out not to have begun on the primary.
     pub(crate) begin: Option<Bytes>,
     /// It is to be sent again.
     pub(crate) begin_due: bool,
-    /// How often the primary has refused the start-up message since it last took one.
+    /// How often the primary has refused the session since it last took it.
     pub(crate) refused: u32,
+    /// What is sent to the primary may not be passed on to its server.
+    pub(crate) primary_may_refuse: bool,
     /// Transactions are READ COMMITTED when they do not say otherwise.
     pub(crate) reads_committed: bool,
 
@@ -344,6 +345,7 @@ impl Session {
             begin: None,
             begin_due: false,
             refused: 0,
+            primary_may_refuse: false,
             reads_committed: false,
             pinned: false,
             listening: false,

@@ -76,7 +76,7 @@ pub(crate) struct Unit {
     pub(crate) frames: Vec<Bytes>,
     /// Bytes of all its frames.
     pub(crate) len: usize,
-    /// Frames sent to the standby, kept while the unit may have to run again on the primary.
+    /// Frames sent, kept while the unit may have to be sent again.
     pub(crate) sent: Vec<Bytes>,
     /// Its Sync (or it needs none) is among the frames.
     pub(crate) ended: bool,
@@ -150,8 +150,9 @@ pub(crate) struct Unit {
     pub(crate) leg: Option<Leg>,
     /// Nothing of its answer has been passed on, so that it may run again.
     pub(crate) retryable: bool,
-    /// It was sent behind a start-up message that is not answered: when that is refused, it has not run.
-    pub(crate) behind_startup: bool,
+    /// It is kept, because it may turn out that it has not run: the start-up message before it may be refused, or the region of
+    /// the primary may not have had it executed.
+    pub(crate) recallable: bool,
     /// It is to run again on the primary.
     pub(crate) retry: bool,
     /// Answers held back while it is retryable.
@@ -215,7 +216,7 @@ impl Unit {
             run_on_primary: false,
             leg: None,
             retryable: false,
-            behind_startup: false,
+            recallable: false,
             retry: false,
             held: BytesMut::new(),
             errored: false,

@@ -147,18 +147,22 @@ fn the_steps_of_a_switchover_are_recorded() {
     a.loaded(seconds(0.3), loaded((3, 2), &begun, &renewed));
     assert_eq!(poll(&mut a, 0.3).1.prepare, Some(5));
     a.prepared(5);
-    for (number, scope) in [(2, Scope::Blocks), (3, Scope::All)] {
+    let holds = |a: &mut Controller, scope| {
         let hold = Some(Hold { transition: 5, scope });
-        let output = poll(&mut a, 0.31).1;
+        let output = poll(a, 0.31).1;
         let gate = output.gate.unwrap();
         assert_eq!((output.desired, gate.hold, gate.successor), (Desired::Primary, hold, Some(id("b"))));
-        a.gateway(hold, 0);
-        assert_eq!(poll(&mut a, 0.31).1.desired, Desired::Primary, "b has not answered");
-        let mut held = says("b", standby(1, 100));
-        (held.held, held.at_us) = (hold, number);
-        a.heard(seconds(0.32), held);
-    }
-    assert_eq!(poll(&mut a, 0.33).1.desired, Desired::Stopped);
+        hold
+    };
+    let blocks = holds(&mut a, Scope::Blocks);
+    a.gateway(blocks, 0);
+    assert_eq!(holds(&mut a, Scope::Blocks), blocks, "b has not answered");
+    let mut held = says("b", standby(1, 100));
+    (held.held, held.at_us) = (blocks, 2);
+    a.heard(seconds(0.32), held);
+    let all = holds(&mut a, Scope::All);
+    a.gateway(all, 0);
+    assert_eq!(poll(&mut a, 0.33).1.desired, Desired::Stopped, "what b sends comes by this gateway");
     let checkpoint = position(1, 120);
     a.server(Server::Stopped { checkpoint });
     let offer = poll(&mut a, 0.4).1.state.unwrap();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pangea_base::{Lsn, Position, Timeline};
 use pangea_consistency::{History, Reach};
+use pangea_pgwire::requests::Requests;
 use pangea_pgwire::startup::{CancelKey, Startup, Version, parse_first_packet};
 use pangea_pgwire::{ErrorFields, SqlState, message};
 use pangea_sql::{Batch, Catalog, CatalogBuilder, CatalogTable, classify};
@@ -17,6 +18,7 @@ use super::engine::{Database, Engine, Role};
 use super::program::Rng;
 use super::server::Server;
 use super::wire;
+use crate::leg::Expect;
 use crate::{Access, Environment, Leg, ServerState, Session, SessionOptions, SharedOptions, Welcome};
 
 /// The catalogue of the classifier's own tests, taken from a PostgreSQL 18.
@@ -132,11 +134,47 @@ pub(super) struct Rig {
     /// The token that the client was told last.
     pub(super) token: String,
     pub(super) greeting: String,
+    /// Between the session and the primary, when that is in another region.
+    pub(super) relay: Option<Relay>,
     /// Servers that sessions share, besides the two that were used last; by leg.
     spare: [Vec<(Server, ServerState)>; 2],
     /// What goes with the one that was used last, while nobody uses it.
     free: [Option<ServerState>; 2],
     rng: Rng,
+}
+
+/// What stands between a session and a primary in another region.
+#[derive(Debug)]
+pub(super) struct Relay {
+    requests: Requests,
+    /// Nothing new may begin.
+    pub(super) is_closed: bool,
+    /// The server waits for its start-up message.
+    begins: bool,
+    from_client: BytesMut,
+}
+
+impl Relay {
+    fn new(begun: bool) -> Self {
+        let mut requests = Requests::behind_startup();
+        if begun {
+            requests.answered(b'Z', b"I");
+        }
+        Self { requests, is_closed: false, begins: !begun, from_client: BytesMut::new() }
+    }
+
+    pub(super) fn pass(&mut self, to_server: &mut BytesMut) {
+        if self.begins
+            && let Some((_, len)) = parse_first_packet(&self.from_client).unwrap()
+        {
+            self.begins = false;
+            to_server.extend_from_slice(&self.from_client.split_to(len));
+        }
+        if !self.begins {
+            let passed = self.requests.pass(&self.from_client, !self.is_closed);
+            to_server.extend_from_slice(&self.from_client.split_to(passed));
+        }
+    }
 }
 
 /// What other sessions do on servers that they share, in the form of [`wire::extended`].
@@ -208,6 +246,7 @@ impl Rig {
             sent: [BytesMut::new(), BytesMut::new()],
             heard: BytesMut::new(),
             token: String::new(),
+            relay: None,
             greeting: String::new(),
             spare: [Vec::new(), Vec::new()],
             free: [None, None],
@@ -343,6 +382,52 @@ impl Rig {
         }
     }
 
+    /// The primary is in another region from now on.
+    pub(super) fn with_relay(mut self) -> Self {
+        self.session.set_primary_may_refuse(true);
+        self.relay = Some(Relay::new(self.session.shares_servers()));
+        self
+    }
+
+    /// The primary handles one message; whether there was one.
+    pub(super) fn primary_works(&mut self) -> bool {
+        let before = self.primary.output.len();
+        let worked = self.primary.step();
+        if let Some(relay) = &mut self.relay {
+            let mut said = BytesMut::from(&self.primary.output[before..]);
+            while let Some(frame) = wire::take_frame(&mut said) {
+                relay.requests.answered(frame[0], &frame[pangea_pgwire::frame::HEADER_LEN..]);
+            }
+            relay.pass(&mut self.primary.input);
+        }
+        worked
+    }
+
+    /// The region of the primary gives it nothing more of what the session has sent; whether it could.
+    pub(super) fn refuse(&mut self) -> bool {
+        // What it has said is heard first.
+        let said = self.primary.output.split();
+        self.session.server_input(Leg::Primary).extend_from_slice(&said);
+        self.advance();
+        let quiet = self.relay.as_ref().is_some_and(|relay| relay.requests.is_quiet());
+        let ends = self.session.stays_on(Leg::Primary) || self.session.primary.expects(Expect::Settings);
+        if !quiet || !self.session.primary_is_open() || ends {
+            return false;
+        }
+        ErrorFields::fatal(SqlState::CANNOT_CONNECT_NOW, "not primary")
+            .write(self.session.server_input(Leg::Primary));
+        self.session.advance(&mut self.world);
+        let shares = self.session.shares_servers();
+        self.relay = Some(Relay::new(shares));
+        if shares {
+            let (primary, state, _) = self.begun_server(Leg::Primary, 500);
+            (self.primary, self.free[Leg::Primary.index()]) = (primary, Some(state));
+        } else {
+            self.primary = Server::new(Engine::new(Role::Primary, self.database.clone()), 24);
+        }
+        true
+    }
+
     fn server(&mut self, leg: Leg) -> &mut Server {
         match leg {
             Leg::Local => &mut self.local,
@@ -374,7 +459,13 @@ impl Rig {
             }
             let bytes = self.session.server_output(leg).split();
             self.sent[leg.index()].extend_from_slice(&bytes);
-            self.server(leg).input.extend_from_slice(&bytes);
+            match self.relay.as_mut().filter(|_| leg == Leg::Primary) {
+                Some(relay) => {
+                    relay.from_client.extend_from_slice(&bytes);
+                    relay.pass(&mut self.primary.input);
+                }
+                None => self.server(leg).input.extend_from_slice(&bytes),
+            }
         }
         let bytes = self.session.client_output().split();
         self.heard.extend_from_slice(&bytes);

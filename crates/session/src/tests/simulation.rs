@@ -26,7 +26,7 @@ const ORDERS: u64 = 6;
 const ACTIONS_MAX: usize = 200_000;
 
 /// What may happen next.
-const ACTIONS: [fn(&mut Run) -> bool; 8] = [
+const ACTIONS: [fn(&mut Run) -> bool; 9] = [
     Run::client_writes,
     Run::local_works,
     Run::primary_works,
@@ -35,6 +35,7 @@ const ACTIONS: [fn(&mut Run) -> bool; 8] = [
     Run::standby_replays,
     Run::catalog_is_read,
     Run::primary_is_opened,
+    Run::gate_opens,
 ];
 
 /// Whose the servers are.
@@ -44,6 +45,10 @@ enum Servers {
     Own,
     /// Other sessions' too.
     Shared(Access),
+    /// The session's alone, and the primary in a region that moves the primary again and again.
+    Moving,
+    /// The same, of other sessions too.
+    SharedMoving(Access),
 }
 
 /// A session under way.
@@ -70,7 +75,20 @@ impl Run {
     }
 
     fn primary_works(&mut self) -> bool {
-        self.rig.primary.step()
+        self.rig.primary_works()
+    }
+
+    /// The region of the primary has let nothing new begin there: what it has held back it refuses, or passes on.
+    fn gate_opens(&mut self) -> bool {
+        if !self.rig.relay.as_ref().is_some_and(|relay| relay.is_closed) {
+            return false;
+        }
+        if self.rng.one_in(4) || !self.rig.refuse() {
+            let Some(relay) = &mut self.rig.relay else { return true };
+            relay.is_closed = false;
+            relay.pass(&mut self.rig.primary.input);
+        }
+        true
     }
 
     fn server_is_heard(&mut self, leg: Leg) -> bool {
@@ -124,6 +142,10 @@ impl Run {
         let action = ACTIONS[self.rng.below(ACTIONS.len())];
         let acted = action(self);
         self.rig.advance();
+        let closes = self.rng.one_in(30);
+        if let Some(relay) = &mut self.rig.relay {
+            relay.is_closed |= closes;
+        }
         if self.rng.one_in(50) && self.rig.session.waits_for().is_some() {
             self.rig.session.give_up_waiting();
             self.rig.advance();
@@ -180,6 +202,8 @@ fn simulate(steps: &[Step], order: u64, servers: Servers) -> Rig {
     let mut rig = match servers {
         Servers::Own => Rig::new(),
         Servers::Shared(access) => Rig::shared(access, order),
+        Servers::Moving => Rig::new().with_relay(),
+        Servers::SharedMoving(access) => Rig::shared(access, order).with_relay(),
     };
     rig.primary_is_up = false;
     let mut run = Run { rig, rng: Rng(order), unsaid: BytesMut::new() };
@@ -257,7 +281,12 @@ fn given(name: &str, default: u64) -> u64 {
 
 #[test]
 fn one_seed() {
-    for servers in [Servers::Own, Servers::Shared(Access::Split), Servers::Shared(Access::Primary)] {
+    let shared = [Access::Split, Access::Primary];
+    for servers in [Servers::Own, Servers::Moving]
+        .into_iter()
+        .chain(shared.map(Servers::Shared))
+        .chain(shared.map(Servers::SharedMoving))
+    {
         run_seed(given("PANGEA_SEED", 1), servers);
     }
 }
@@ -274,5 +303,20 @@ fn random_programs_on_shared_servers_are_answered_as_by_one_server() {
     for seed in 0..given("PANGEA_SEEDS", SEEDS) {
         let access = if seed % 2 == 0 { Access::Split } else { Access::Primary };
         run_seed(seed, Servers::Shared(access));
+    }
+}
+
+#[test]
+fn random_programs_are_answered_as_by_one_server_while_the_primary_moves() {
+    for seed in 0..given("PANGEA_SEEDS", SEEDS) {
+        run_seed(seed, Servers::Moving);
+    }
+}
+
+#[test]
+fn random_programs_on_shared_servers_are_answered_so_too() {
+    for seed in 0..given("PANGEA_SEEDS", SEEDS) {
+        let access = if seed % 2 == 0 { Access::Split } else { Access::Primary };
+        run_seed(seed, Servers::SharedMoving(access));
     }
 }
