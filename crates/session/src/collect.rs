@@ -101,9 +101,9 @@ impl Session {
         };
         let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
         let uses = |unit: &Unit| {
-            unit.recallable
-                && (unit.reads_session_state
-                    || unit.uses.iter().chain(&unit.uses_by_name).any(|used| used == name))
+            let made = unit.parses.iter().any(|parsed| parsed.name == name);
+            let named = || unit.uses.iter().chain(&unit.uses_by_name).any(|used| used == name);
+            unit.recallable && !made && (unit.reads_session_state || named())
         };
         self.in_flight.iter().any(uses)
     }
