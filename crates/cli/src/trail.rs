@@ -118,7 +118,7 @@ fn words(kind: &StepKind) -> String {
         StepKind::Quiet => {
             "no transaction block is open in any region; all writes wait from here on".to_owned()
         }
-        StepKind::Held => "nothing is under way in any region; the server shuts down".to_owned(),
+        StepKind::Held => "its server executes nothing any more, and shuts down".to_owned(),
         StepKind::Stopped { checkpoint } => format!("has shut down: its log ends at {checkpoint}"),
         StepKind::CaughtUp => "has replayed all of it".to_owned(),
         StepKind::Claimed { epoch } => format!("is primary of epoch {epoch}, and promotes its server"),

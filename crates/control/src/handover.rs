@@ -94,7 +94,7 @@ pub enum StepKind {
     Prepared,
     /// No client of any region has a transaction block open.
     Quiet,
-    /// No client of any region has anything under way.
+    /// The primary's server executes nothing of any client.
     Held,
     /// The server has shut down; its last checkpoint begins here.
     Stopped {

@@ -10,8 +10,8 @@
 //!   Secondary ──────────────────► Primary ──────────────────────────────► Secondary (fenced at once)
 //!       ▲    claim: epoch + 1        │ transition recorded
 //!       │                            ▼
-//!       │                Preparing ► Holding ► Stopping ► Offered ── the target claims ──► Secondary
-//!       │                            └──────────┴───────────┴─► RollingBack ► Primary
+//!       │          Preparing ► Quiescing ► Holding ► Stopping ► Offered ─ the target claims ─► Secondary
+//!       │              └───────────┴──────────┴──────────┴─────────┴─► RollingBack ► Primary
 //! ```
 //! * ONE-WRITER: a claim is one conditional write of topology and lease; of two that were made from the same topology
 //!   one fails. A server is promoted only after its region's claim.

@@ -84,7 +84,7 @@ impl FrameTracker {
     /// # Errors
     /// When the stream is no stream of frames.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(u8, &[u8])) -> io::Result<()> {
-        while !self.partial.is_empty() && !bytes.is_empty() {
+        if !self.partial.is_empty() && !bytes.is_empty() {
             let carried = std::mem::take(&mut self.partial);
             let mut joined = carried.clone();
             joined.extend_from_slice(&bytes[..bytes.len().min(CARRIED_LEN_MAX)]);

@@ -361,7 +361,11 @@ pub(crate) async fn relay(shared: Arc<Shared>, client: Stream, input: BytesMut, 
     };
     let server = match route.open().await {
         Ok(server) => server,
-        Err(error) => return crate::say_goodbye(client, &unreachable(&route, &error)).await,
+        Err(error) => {
+            let mut words = BytesMut::new();
+            unreachable(&route, &error).write(&mut words);
+            return crate::refuse(client, words).await;
+        }
     };
     let mut to_server = BytesMut::new();
     route.startup(&startup, kind).write(&mut to_server);

@@ -90,6 +90,12 @@ impl GateWatch {
         self.gate.borrow().epoch
     }
 
+    /// The epoch, while its primary takes writes.
+    pub(crate) fn epoch_if_open(&self) -> Option<Epoch> {
+        let gate = self.gate.borrow();
+        gate.open.then_some(gate.epoch)
+    }
+
     pub(crate) fn commits_elsewhere(&self) -> bool {
         self.commits_elsewhere.load(Ordering::Relaxed)
     }
@@ -121,6 +127,16 @@ impl GateWatch {
         }
         self.leave();
         false
+    }
+
+    /// Leave to ask the primary of this epoch something, while it takes writes: though it is being moved.
+    pub(crate) fn enter_to_ask(&self, epoch: Epoch) -> bool {
+        self.users.fetch_add(1, Ordering::SeqCst);
+        let open = self.epoch_if_open() == Some(epoch);
+        if !open {
+            self.leave();
+        }
+        open
     }
 
     /// Whether nothing may begin on the primary.

@@ -56,6 +56,8 @@ enum Event {
     /// The epoch has begun, or is not going to be this region's.
     Admitted(bool),
     GateChanged,
+    /// Nothing of the session is executed any more.
+    Ended(Verdict),
     Cancel(CancelRequest),
     Stopping,
 }
@@ -91,8 +93,6 @@ impl<'a> Relay<'a> {
         let Ends { client, server, route, mut generation, epoch, from_client, forwarded } = ends;
         let (cancel_sender, mut cancels) = CancelRegistry::channel();
         let mut changes = gate.changes();
-        // It may have changed since the session was let in.
-        changes.mark_changed();
         let mut relay = Self {
             client,
             server,
@@ -123,11 +123,9 @@ impl<'a> Relay<'a> {
             match event {
                 Event::Admitted(true) => relay.admit(),
                 Event::Admitted(false) => break Some(wrong_primary(shared, epoch)),
-                Event::GateChanged => match relay.turns.as_ref().map(Turns::verdict) {
-                    Some(Verdict::Refused) => break Some(wrong_primary(shared, epoch)),
-                    Some(Verdict::Lost) => break Some(server_lost(&relay.route)),
-                    Some(Verdict::GoesOn) | None => {}
-                },
+                Event::GateChanged => {}
+                Event::Ended(Verdict::Refused) => break Some(wrong_primary(shared, epoch)),
+                Event::Ended(Verdict::Lost) => break Some(server_lost(&relay.route)),
                 Event::Cancel(request) => {
                     // Nothing is read from the client meanwhile: its next statement must not be hit.
                     if let Some((key, _)) = &relay.registration
@@ -156,6 +154,9 @@ impl<'a> Relay<'a> {
 
     fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
+            if let Some(verdict) = self.turns.as_ref().and_then(Turns::verdict) {
+                return Poll::Ready(Event::Ended(verdict));
+            }
             let mut progress = false;
             for step in [Self::poll_client_to_server, Self::poll_server_to_client] {
                 match step(self, cx) {

@@ -651,6 +651,7 @@ impl Running {
             Leg::Local => self.local_route.clone(),
             Leg::Primary => self.primary_route.clone(),
         };
+        self.session.note_cancel();
         self.session.set_on_hold(true);
         self.session.set_cancelling(true);
         self.cancelling = Some(Box::pin(async move {

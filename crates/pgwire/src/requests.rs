@@ -21,6 +21,8 @@ pub struct Requests {
     ended_by_sync: bool,
     /// The server takes data.
     copies: bool,
+    /// A Query or FunctionCall came behind extended messages without a Sync, and is skipped if one of those has failed.
+    is_doubtful: bool,
     /// Something came of which it is not known how it is answered.
     is_lost: bool,
 }
@@ -36,6 +38,7 @@ impl Requests {
             is_idle: true,
             ended_by_sync: false,
             copies: false,
+            is_doubtful: false,
             is_lost: false,
         }
     }
@@ -78,9 +81,10 @@ impl Requests {
         match tag {
             b'S' if self.copies => {}
             b'S' => (self.is_open, self.ended_by_sync, self.due) = (false, true, self.due + 1),
-            // After an error in what is open, which may have come by now, these are skipped.
-            b'Q' | b'F' if self.is_open => self.is_lost = true,
-            b'Q' | b'F' => (self.ended_by_sync, self.due) = (false, self.due + 1),
+            b'Q' | b'F' => {
+                self.is_doubtful |= self.is_open;
+                (self.is_open, self.ended_by_sync, self.due) = (false, false, self.due + 1);
+            }
             b'P' | b'B' | b'D' | b'E' | b'C' | b'H' => self.is_open = true,
             b'c' | b'f' => self.copies = false,
             b'd' | b'X' => {}
@@ -94,6 +98,7 @@ impl Requests {
             b'Z' => {
                 // A Sync that was sent while the server took data, and was not read before that had failed.
                 self.is_open &= self.due > 0;
+                self.is_doubtful = false;
                 (self.due, self.copies) = (self.due.saturating_sub(1), false);
                 self.is_idle = body == b"I";
             }
@@ -104,7 +109,7 @@ impl Requests {
                     (self.is_open, self.due) = (true, self.due.saturating_sub(1));
                 }
             }
-            b'E' => self.copies = false,
+            b'E' => (self.copies, self.is_lost) = (false, self.is_lost || self.is_doubtful),
             b'W' => self.is_lost = true,
             _ => {}
         }
@@ -231,10 +236,16 @@ mod tests {
         for tags in ["PQ", "p"] {
             let mut requests = begun();
             pass(&mut requests, tags, true);
+            requests.answered(b'E', b"");
             requests.answered(b'Z', b"I");
             requests.answered(b'Z', b"I");
             assert!(!requests.is_quiet(), "{tags}");
         }
+        let mut requests = begun();
+        pass(&mut requests, "PQ", true);
+        requests.answered(b'1', b"");
+        requests.answered(b'Z', b"I");
+        assert!(requests.is_quiet(), "the Query was executed");
         let mut requests = begun();
         assert_eq!(requests.pass(b"?what", true), 5);
         assert!(!requests.is_quiet());

@@ -83,7 +83,7 @@ impl Session {
         if matches!(header.tag, b'c' | b'f') && self.current.as_ref().is_some_and(|unit| unit.copies_in > 0) {
             return Ok(self.flush_for_copy());
         }
-        if matches!(header.tag, b'P' | b'C') && self.is_in_use(&self.client_in[..header.frame_len()]) {
+        if matches!(header.tag, b'P' | b'C' | b'Q') && self.is_in_use(&self.client_in[..header.frame_len()]) {
             return Ok(false);
         }
         let frame = self.client_in.split_to(header.frame_len()).freeze();
@@ -91,12 +91,14 @@ impl Session {
         Ok(true)
     }
 
-    /// Whether a Parse or Close is about a statement that something uses which may have to be sent again.
+    /// Whether a message replaces or closes a statement that something uses which may have to be sent again. A Query does so with
+    /// the unnamed one.
     fn is_in_use(&self, frame: &[u8]) -> bool {
         let body = &frame[HEADER_LEN..];
         let name = match frame[0] {
             b'C' if body.first() != Some(&b'S') => return false,
             b'C' => &body[1..],
+            b'Q' => b"\0",
             _ => body,
         };
         let name = name.split(|&byte| byte == 0).next().unwrap_or_default();

@@ -391,6 +391,7 @@ impl Session {
         if leg == Leg::Primary {
             self.guard_commits();
         }
+        unit.bound_before = (self.pinned, self.listening, self.link(leg).hold);
         let was_local = matches!(self.transaction, Transaction::Local(_));
         if was_local && leg == Leg::Primary {
             self.move_transaction();
@@ -411,8 +412,9 @@ impl Session {
             unit.retryable = !unit.continues && (self.may_forward() || self.access == Access::Local);
             unit.sent.clone_from(&unit.frames);
         }
-        if leg == Leg::Primary && self.may_be_refused() {
-            unit.recallable = !unit.streams && unit.len <= RETRY_LEN_MAX;
+        // Of one that was flushed not all that was sent is known.
+        if leg == Leg::Primary && self.may_be_refused() && !unit.continues && !unit.streams {
+            unit.recallable = true;
             unit.sent.clone_from(&unit.frames);
         }
         let frames = std::mem::take(&mut unit.frames);
@@ -429,9 +431,7 @@ impl Session {
                 let sent = std::mem::take(&mut unit.sent);
                 open.absorb(&mut unit);
                 open.sent.extend(sent);
-                if leg == Leg::Primary {
-                    open.recallable &= unit.recallable && open.len <= RETRY_LEN_MAX;
-                }
+                open.recallable = false;
             }
         } else {
             self.link_mut(leg).expect.push_back(Expect::Client);
@@ -478,6 +478,9 @@ impl Session {
         self.send_hidden(Leg::Primary, begin, Expect::Replay);
         for set_up in self.set_up.clone() {
             self.send_hidden(Leg::Primary, set_up.wire(), Expect::Replay);
+        }
+        if self.begin_fails {
+            self.primary.query(own::FAIL_SQL, Expect::Cleanup);
         }
     }
 

@@ -46,6 +46,6 @@ mod unit;
 pub use leg::Leg;
 pub use moving::Held;
 pub use observe::Activity;
-pub use own::{ALIASES, START_SQL};
+pub use own::{ALIASES, START_SQL, own_question};
 pub use session::{Access, Environment, Session, SessionOptions, SharedOptions, UNIT_LEN_MAX};
 pub use shared::{ServerState, Welcome};

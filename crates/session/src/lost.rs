@@ -65,6 +65,9 @@ impl Session {
         if self.shares_servers() {
             return self.attach_failed(Leg::Primary, error);
         }
+        if self.primary.expects(Expect::Start) {
+            return self.fail(&ErrorFields { severity: "FATAL", ..error.clone() });
+        }
         if self.held_back {
             return self.refuse_pending(error);
         }
@@ -84,6 +87,7 @@ impl Session {
                 busy || self.stays_on(Leg::Primary)
                     || matches!(self.transaction, Transaction::Primary)
                     || self.primary.expects(Expect::Replay)
+                    || self.primary.expects(Expect::Start)
             }
         };
         if !matters {

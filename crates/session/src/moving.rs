@@ -5,12 +5,17 @@
 //! wherever the session comes to (`settings`, `prepared`). One that has state of which there is only one (temporary
 //! tables, LISTEN) stays, and ends with its server.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pangea_pgwire::startup::Startup;
 use pangea_pgwire::{ErrorFields, SqlState};
 
-use crate::leg::{Expect, Leg, LinkState};
-use crate::session::{Access, Environment, Phase, Session, Transaction};
+use crate::leg::{Expect, Hold, Leg, LinkState};
+use crate::own;
+use crate::session::{Access, Environment, Phase, Session, Transaction, canceled};
+use crate::unit::Unit;
+
+/// How often a session that begins is refused by regions that are not, or not yet, primary.
+const BEGINNINGS_MAX: u32 = 30;
 
 /// What may not begin on the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +106,12 @@ impl Session {
         startup(&mut self.primary_startup);
         self.refused = 0;
         if self.primary.state == LinkState::Wanted {
-            self.requeue();
+            if self.primary.expects(Expect::Start) {
+                self.begin_again();
+            } else {
+                self.requeue();
+            }
+            self.refused = 0;
         }
         self.leave_primary();
     }
@@ -168,7 +178,7 @@ impl Session {
         if self.primary_may_refuse {
             return;
         }
-        (self.begin, self.begin_due) = (None, false);
+        (self.begin, self.begin_due, self.begin_fails) = (None, false, false);
         for unit in &mut self.in_flight {
             if std::mem::take(&mut unit.recallable) {
                 unit.sent = Vec::new();
@@ -190,7 +200,11 @@ impl Session {
 
     /// The region of the primary has said that it has not executed what is not answered, nor will.
     pub(crate) fn is_refused(&mut self, error: &Bytes) {
+        if self.primary.expects(Expect::Start) {
+            return self.begin_again();
+        }
         let sent = self.in_flight.iter().any(|unit| unit.leg == Some(Leg::Primary));
+        (self.pinned, self.listening, self.primary.hold) = self.bound_without_what_has_not_run();
         // What the server was asked about the session's settings it has told nobody.
         if self.stays_on(Leg::Primary) || self.primary.expects(Expect::Settings) {
             let text = "terminating connection due to administrator command";
@@ -202,13 +216,53 @@ impl Session {
             );
         } else if !sent && (self.begin.is_some() || !matches!(self.transaction, Transaction::Primary)) {
             self.asked &= !self.primary.expects(Expect::Position);
-            self.confirming = None;
+            self.confirming = self.confirming.filter(|leg| *leg == Leg::Local);
             self.drop_primary();
         } else if self.requeue() {
             self.refused += 1;
+            if self.pending.front().is_some_and(|unit| unit.is_cancelled) {
+                self.refuse_pending(&canceled(
+                    "The primary is being moved, and had not begun the statement.",
+                ));
+            }
         } else {
             self.refuse_on_primary(error);
         }
+    }
+
+    /// What binds the session to its connection to the primary if nothing of what is in flight has run: whether it is pinned, listens,
+    /// and what holds the connection.
+    pub(crate) fn bound_without_what_has_not_run(&self) -> (bool, bool, Hold) {
+        let hold = self.primary.hold;
+        let recallable = |unit: &&Unit| unit.recallable && unit.leg == Some(Leg::Primary);
+        match self.in_flight.front().filter(recallable).map(|unit| unit.bound_before) {
+            Some((pinned, listening, before)) => {
+                let asks = self.primary.hold_check_due || self.primary.expects(Expect::Hold);
+                let of_answered = if asks { Hold::Checked } else { Hold::No };
+                (pinned, listening, hold.min(before.max(of_answered)))
+            }
+            None => (self.pinned, self.listening, hold),
+        }
+    }
+
+    /// Whether the session's first connection may be asked for again: its client has been told nothing of it.
+    pub(crate) fn may_begin_again(&self) -> bool {
+        let untold = self.begun || (self.parameters.is_empty() && self.client_out.is_empty());
+        self.primary_may_refuse
+            && self.primary.expects(Expect::Start)
+            && untold
+            && self.refused < BEGINNINGS_MAX
+    }
+
+    /// Asks for the session's first connection again.
+    pub(crate) fn begin_again(&mut self) {
+        self.forget_link(Leg::Primary);
+        let mut wire = BytesMut::new();
+        self.primary_startup.write(&mut wire);
+        self.primary.state = LinkState::Wanted;
+        self.primary.send(&wire, Expect::Startup);
+        self.primary.query(own::START_SQL, Expect::Start);
+        self.refused += 1;
     }
 
     /// Whether everything runs on the primary, and need not.

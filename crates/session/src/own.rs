@@ -7,8 +7,11 @@
 use bytes::{Bytes, BytesMut};
 use pangea_base::{Lsn, Position, Timeline};
 use pangea_consistency::{ReadSettings, SETTING_NAMES, Setting};
+use pangea_pgwire::frame::{HEADER_LEN, frontend_header};
 use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_sql::{Batch, Effect, Statement};
+
+use crate::shared::HOLD_SQL;
 
 /// Asked when a session begins, on the server that answers its start-up message.
 ///
@@ -33,6 +36,19 @@ pub(crate) const GUARD_SQL: &str = "SELECT pg_catalog.set_config('synchronous_co
      WHERE pg_catalog.current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); \
      SELECT pg_catalog.set_config('client_min_messages', 'warning', false) \
      WHERE pg_catalog.current_setting('client_min_messages') = 'error'";
+
+/// Whether the first frame is a question that the gateway asks for itself, whose answer a session needs that leaves a server: none of
+/// them writes. Its length, if it is.
+#[must_use]
+pub fn own_question(frames: &[u8]) -> Option<usize> {
+    let header = frontend_header(frames).ok()??;
+    let text = frames.get(HEADER_LEN..header.frame_len())?.strip_suffix(b"\0")?;
+    let asked = [START_SQL, PRIMARY_SQL, SETTINGS_SQL, HOLD_SQL].iter().any(|sql| sql.as_bytes() == text);
+    (header.tag == b'Q' && asked).then(|| header.frame_len())
+}
+
+/// An error, which makes the server refuse what follows in a transaction block.
+pub(crate) const FAIL_SQL: &str = "ABORTED BY PANGEA: a statement was refused before it ran";
 
 /// Number of answers of [`START_SQL`] before those of [`SETTINGS_SQL`].
 pub(crate) const START_FACTS: usize = 4;

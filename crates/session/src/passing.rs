@@ -79,6 +79,10 @@ impl Session {
             self.passing = Some((None, header.frame_len()));
             return Ok(true);
         }
+        if self.in_flight.iter().any(|unit| unit.recallable && !unit.uses.is_empty()) {
+            // It may be what this replaces.
+            return Ok(false);
+        }
         if std::mem::take(&mut self.large_announced) {
             // Refused, it is dropped: its unit has been answered.
             let leg = self.in_flight.back().filter(|unit| unit.streams).and_then(|unit| unit.leg);

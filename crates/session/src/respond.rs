@@ -166,6 +166,13 @@ impl Session {
                 }
                 return;
             }
+            b'E' if leg == Leg::Primary
+                && fields::code(body) == Some(SqlState::CANNOT_CONNECT_NOW)
+                && self.may_begin_again() =>
+            {
+                self.begin_again();
+                return;
+            }
             b'E' if leg == Leg::Primary && self.begun => {
                 if fields::code(body) == Some(SqlState::CANNOT_CONNECT_NOW) && self.requeue() {
                     // Another region is primary by now, or soon is: the caller pauses and asks again, or gives up.
@@ -473,7 +480,7 @@ impl Session {
     fn finish_unit(&mut self, leg: Leg, frame: &Bytes) {
         self.link_mut(leg).expect.pop_front();
         if leg == Leg::Primary {
-            self.begin = None;
+            (self.begin, self.begin_fails) = (None, false);
         }
         self.link_mut(leg).hidden_error = None;
         let Some(mut unit) = self.in_flight.pop_front() else { return };

@@ -224,6 +224,8 @@ pub struct Session {
     pub(crate) begin: Option<Bytes>,
     /// It is to be sent again.
     pub(crate) begin_due: bool,
+    /// A statement of that transaction was refused: it has failed before it has begun.
+    pub(crate) begin_fails: bool,
     /// How often the primary has refused the session since it last took it.
     pub(crate) refused: u32,
     /// What is sent to the primary may not be passed on to its server.
@@ -344,6 +346,7 @@ impl Session {
             local_is_primary: false,
             begin: None,
             begin_due: false,
+            begin_fails: false,
             refused: 0,
             primary_may_refuse: false,
             reads_committed: false,
@@ -581,10 +584,15 @@ impl Session {
         } else {
             "The statement was waiting for this region to catch up with the session's own writes."
         };
-        let error = ErrorFields::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
-            .with_detail(detail);
-        self.refuse_pending(&error);
+        self.refuse_pending(&canceled(detail));
         true
+    }
+
+    /// A cancel request for what is under way has been passed on: should that turn out not to have run, it need not.
+    pub fn note_cancel(&mut self) {
+        if let Some(unit) = self.in_flight.front_mut() {
+            unit.is_cancelled = true;
+        }
     }
 
     /// Answers a unit that was sent nowhere.
@@ -600,12 +608,12 @@ impl Session {
             }
         };
         let status = if failed_on.is_some() { b'E' } else { b'I' };
+        self.begin_fails |= failed_on == Some(Leg::Primary) && self.begin_due;
         if let Some(leg) = failed_on
             && self.link(leg).state == LinkState::Open
         {
             // The server has to refuse further statements as well: only an error there makes it so.
-            let fail = "ABORTED BY PANGEA: a statement was refused before it ran";
-            self.link_mut(leg).query(fail, Expect::Cleanup);
+            self.link_mut(leg).query(own::FAIL_SQL, Expect::Cleanup);
         }
         if unit.ended {
             build::ready_for_query(&mut self.client_out, status);
@@ -642,4 +650,9 @@ impl Session {
             Leg::Primary => &mut self.primary,
         }
     }
+}
+
+pub(crate) fn canceled(detail: &'static str) -> ErrorFields {
+    ErrorFields::error(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+        .with_detail(detail)
 }

@@ -235,7 +235,7 @@ pub(crate) fn close_of_nothing() -> Bytes {
 
 /// Asked after statements that may have left something on the server, or removed it: whether anything is left. Which
 /// parameters somebody's function has set PostgreSQL does not tell: those are reset for the next session.
-const HOLD_SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' \
+pub(crate) const HOLD_SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' \
      AND pid = pg_catalog.pg_backend_pid()) OR EXISTS (SELECT FROM pg_catalog.pg_class \
      WHERE relnamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_proc \
      WHERE pronamespace = pg_catalog.pg_my_temp_schema()) OR EXISTS (SELECT FROM pg_catalog.pg_type \

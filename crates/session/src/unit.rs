@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::leg::Leg;
+use crate::leg::{Hold, Leg};
 use crate::prepared::Prepared;
 use crate::settings::Setting;
 
@@ -153,6 +153,10 @@ pub(crate) struct Unit {
     /// It is kept, because it may turn out that it has not run: the start-up message before it may be refused, or the region of
     /// the primary may not have had it executed.
     pub(crate) recallable: bool,
+    /// What the session was bound to before it was sent: whether it was pinned, listened, and what held its connection.
+    pub(crate) bound_before: (bool, bool, Hold),
+    /// Its client has asked to cancel it.
+    pub(crate) is_cancelled: bool,
     /// It is to run again on the primary.
     pub(crate) retry: bool,
     /// Answers held back while it is retryable.
@@ -217,6 +221,8 @@ impl Unit {
             leg: None,
             retryable: false,
             recallable: false,
+            bound_before: (false, false, Hold::No),
+            is_cancelled: false,
             retry: false,
             held: BytesMut::new(),
             errored: false,

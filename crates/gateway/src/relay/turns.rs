@@ -7,6 +7,7 @@
 use bytes::BytesMut;
 use pangea_base::Epoch;
 use pangea_pgwire::requests::Requests;
+use pangea_session::own_question;
 
 use crate::gate::GateWatch;
 
@@ -23,11 +24,10 @@ pub(super) struct Turns<'a> {
     ready: Option<BytesMut>,
 }
 
-/// What becomes of a session when the gate has changed.
+/// Why nothing of a session is executed any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    GoesOn,
-    /// Nothing of it is under way, and nothing will be executed any more.
+    /// The region takes no writes, or is not primary of the epoch, and nothing of the session was under way.
     Refused,
     /// The epoch is over, and something was under way.
     Lost,
@@ -60,8 +60,14 @@ impl<'a> Turns<'a> {
 
     /// How many of these bytes of the client may be executed now.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
-        if bytes.is_empty() || self.is_ahead() || !(self.entered || self.enter()) {
+        if bytes.is_empty() || self.is_ahead() {
             return 0;
+        }
+        if !(self.entered || self.enter()) {
+            // Without its answer the session could not leave.
+            let question = own_question(bytes).filter(|_| self.gate.enter_to_ask(self.epoch));
+            self.entered = question.is_some();
+            return question.map_or(0, |len| self.requests.pass(&bytes[..len], true));
         }
         let passed = self.requests.pass(bytes, !self.gate.is_closed());
         self.leave_if_quiet();
@@ -96,14 +102,15 @@ impl<'a> Turns<'a> {
         !self.is_ahead() && !self.entered && self.gate.is_closed()
     }
 
-    /// What the present gate means for the session, once it is not ahead any more.
-    pub(super) fn verdict(&self) -> Verdict {
-        let gate = self.gate.now();
-        match (gate.epoch == self.epoch, self.entered) {
-            (false, true) => Verdict::Lost,
-            (false, false) => Verdict::Refused,
-            (true, false) if !gate.open => Verdict::Refused,
-            (true, _) => Verdict::GoesOn,
+    /// Whether the session has ended, once it is not ahead any more.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        let now = self.gate.epoch_if_open();
+        match (now == Some(self.epoch), self.entered) {
+            _ if self.is_ahead() => None,
+            (true, _) => None,
+            (false, false) => Some(Verdict::Refused),
+            // While the region is primary, what is under way ends there, or with the server.
+            (false, true) => (self.gate.epoch() != self.epoch).then_some(Verdict::Lost),
         }
     }
 }

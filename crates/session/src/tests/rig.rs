@@ -18,8 +18,10 @@ use super::engine::{Database, Engine, Role};
 use super::program::Rng;
 use super::server::Server;
 use super::wire;
-use crate::leg::Expect;
-use crate::{Access, Environment, Leg, ServerState, Session, SessionOptions, SharedOptions, Welcome};
+use crate::leg::{Expect, Hold};
+use crate::{
+    Access, Environment, Leg, ServerState, Session, SessionOptions, SharedOptions, Welcome, own_question,
+};
 
 /// The catalogue of the classifier's own tests, taken from a PostgreSQL 18.
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
@@ -171,7 +173,11 @@ impl Relay {
             to_server.extend_from_slice(&self.from_client.split_to(len));
         }
         if !self.begins {
-            let passed = self.requests.pass(&self.from_client, !self.is_closed);
+            let question = own_question(&self.from_client).filter(|_| self.requests.is_quiet());
+            let passed = match question {
+                Some(len) => self.requests.pass(&self.from_client[..len], true),
+                None => self.requests.pass(&self.from_client, !self.is_closed),
+            };
             to_server.extend_from_slice(&self.from_client.split_to(passed));
         }
     }
@@ -389,6 +395,14 @@ impl Rig {
         self
     }
 
+    /// A server handles one message; whether there was one.
+    fn works(&mut self, leg: Leg) -> bool {
+        match leg {
+            Leg::Local => self.local.step(),
+            Leg::Primary => self.primary_works(),
+        }
+    }
+
     /// The primary handles one message; whether there was one.
     pub(super) fn primary_works(&mut self) -> bool {
         let before = self.primary.output.len();
@@ -410,7 +424,9 @@ impl Rig {
         self.session.server_input(Leg::Primary).extend_from_slice(&said);
         self.advance();
         let quiet = self.relay.as_ref().is_some_and(|relay| relay.requests.is_quiet());
-        let ends = self.session.stays_on(Leg::Primary) || self.session.primary.expects(Expect::Settings);
+        let (pinned, listening, hold) = self.session.bound_without_what_has_not_run();
+        let bound = if self.session.shares_servers() { hold != Hold::No } else { pinned || listening };
+        let ends = bound || self.session.primary.expects(Expect::Settings);
         if !quiet || !self.session.primary_is_open() || ends {
             return false;
         }
@@ -479,7 +495,7 @@ impl Rig {
 
     /// The server handles all that it has got.
     pub(super) fn run(&mut self, leg: Leg) {
-        while self.server(leg).step() {}
+        while self.works(leg) {}
         let bytes = self.server(leg).output.split();
         self.session.server_input(leg).extend_from_slice(&bytes);
         self.advance();
@@ -490,8 +506,7 @@ impl Rig {
         loop {
             self.advance();
             let quiet = [Leg::Local, Leg::Primary].map(|leg| {
-                let server = self.server(leg);
-                let idle = !server.step() && server.output.is_empty();
+                let idle = !self.works(leg) && self.server(leg).output.is_empty();
                 self.run(leg);
                 idle
             });
