@@ -21,8 +21,9 @@ pub struct Requests {
     ended_by_sync: bool,
     /// The server takes data.
     copies: bool,
-    /// A Query or FunctionCall came behind extended messages without a Sync, and is skipped if one of those has failed.
-    is_doubtful: bool,
+    /// A Query or FunctionCall came behind extended messages without a Sync, and is skipped if one of those fails: how many
+    /// ReadyForQuery messages are due up to its own.
+    doubt: Option<u32>,
     /// Something came of which it is not known how it is answered.
     is_lost: bool,
 }
@@ -38,7 +39,7 @@ impl Requests {
             is_idle: true,
             ended_by_sync: false,
             copies: false,
-            is_doubtful: false,
+            doubt: None,
             is_lost: false,
         }
     }
@@ -82,8 +83,14 @@ impl Requests {
             b'S' if self.copies => {}
             b'S' => (self.is_open, self.ended_by_sync, self.due) = (false, true, self.due + 1),
             b'Q' | b'F' => {
-                self.is_doubtful |= self.is_open;
-                (self.is_open, self.ended_by_sync, self.due) = (false, false, self.due + 1);
+                let doubtful = std::mem::take(&mut self.is_open);
+                (self.ended_by_sync, self.due) = (false, self.due + 1);
+                match self.doubt {
+                    None if doubtful => self.doubt = Some(self.due),
+                    // One is followed.
+                    Some(_) if doubtful => self.is_lost = true,
+                    _ => {}
+                }
             }
             b'P' | b'B' | b'D' | b'E' | b'C' | b'H' => self.is_open = true,
             b'c' | b'f' => self.copies = false,
@@ -98,7 +105,7 @@ impl Requests {
             b'Z' => {
                 // A Sync that was sent while the server took data, and was not read before that had failed.
                 self.is_open &= self.due > 0;
-                self.is_doubtful = false;
+                self.doubt = self.doubt.and_then(|due| due.checked_sub(1)).filter(|due| *due > 0);
                 (self.due, self.copies) = (self.due.saturating_sub(1), false);
                 self.is_idle = body == b"I";
             }
@@ -109,7 +116,7 @@ impl Requests {
                     (self.is_open, self.due) = (true, self.due.saturating_sub(1));
                 }
             }
-            b'E' => (self.copies, self.is_lost) = (false, self.is_lost || self.is_doubtful),
+            b'E' => (self.copies, self.is_lost) = (false, self.is_lost || self.doubt == Some(1)),
             b'W' => self.is_lost = true,
             _ => {}
         }

@@ -40,8 +40,10 @@ impl Session {
         self.catalog_changed |= unit.changes_catalog;
         self.conclude_closes(leg, &mut unit);
         // What an error leaves of a string with transaction control is not worth finding out.
-        self.pinned |= unit.errored && unit.mixes_control && !unit.consequences.is_empty();
-        self.pinned |= unit.unread && !unit.errored;
+        let unknown = unit.errored && unit.mixes_control && !unit.consequences.is_empty();
+        if unknown || (unit.unread && !unit.errored) {
+            self.pin();
+        }
         let may_commit_async = self.may_commit_async || unit.may_commit_async();
         let rolls_back = unit.consequences.iter().any(|(_, what)| matches!(what, Consequence::RollbackTo(_)));
         for (index, consequence) in std::mem::take(&mut unit.consequences) {
@@ -149,7 +151,7 @@ impl Session {
             }
             if self.settings.is_full() {
                 // BOUNDED: a session that cannot be made anew elsewhere stays where all of it is.
-                self.pinned = true;
+                self.pin();
                 self.hold(leg, Hold::Forever);
                 continue;
             }

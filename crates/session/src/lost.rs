@@ -78,6 +78,9 @@ impl Session {
 
     /// A server closed its connection; `error` is what the client is told when that matters to it.
     pub fn server_closed(&mut self, leg: Leg, error: &ErrorFields) {
+        if leg == Leg::Primary && self.may_begin_again() {
+            return self.begin_again();
+        }
         let busy = self.in_flight.front().is_some_and(|unit| unit.leg == Some(leg));
         let matters = match leg {
             _ if !self.begun => true,

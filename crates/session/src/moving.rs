@@ -147,6 +147,7 @@ impl Session {
 
     /// Takes back what was sent and has not run (AT-MOST-ONCE); whether that could be done.
     pub(crate) fn requeue(&mut self) -> bool {
+        self.unbind();
         let unsent = self.in_flight.iter().all(|unit| unit.recallable && unit.leg == Some(Leg::Primary));
         let nothing_ran = match self.transaction {
             Transaction::Idle => true,
@@ -174,11 +175,16 @@ impl Session {
 
     /// The primary has taken the start-up message: what follows it runs, unless the primary may refuse that.
     pub(crate) fn is_admitted(&mut self) {
-        self.refused = 0;
+        if !self.primary.expects(Expect::Start) {
+            self.refused = 0;
+        }
         if self.primary_may_refuse {
             return;
         }
-        (self.begin, self.begin_due, self.begin_fails) = (None, false, false);
+        // Unless it is still to be sent: what was taken may have been about something else.
+        if !self.begin_due {
+            (self.begin, self.begin_fails) = (None, false);
+        }
         for unit in &mut self.in_flight {
             if std::mem::take(&mut unit.recallable) {
                 unit.sent = Vec::new();
@@ -200,13 +206,14 @@ impl Session {
 
     /// The region of the primary has said that it has not executed what is not answered, nor will.
     pub(crate) fn is_refused(&mut self, error: &Bytes) {
-        if self.primary.expects(Expect::Start) {
+        if self.may_begin_again() {
             return self.begin_again();
         }
         let sent = self.in_flight.iter().any(|unit| unit.leg == Some(Leg::Primary));
-        (self.pinned, self.listening, self.primary.hold) = self.bound_without_what_has_not_run();
+        self.unbind();
         // What the server was asked about the session's settings it has told nobody.
-        if self.stays_on(Leg::Primary) || self.primary.expects(Expect::Settings) {
+        let unknown = self.primary.expects(Expect::Settings) || self.primary.expects(Expect::Start);
+        if self.stays_on(Leg::Primary) || unknown {
             let text = "terminating connection due to administrator command";
             let error = ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, text);
             self.fail(
@@ -230,19 +237,25 @@ impl Session {
         }
     }
 
-    /// What binds the session to its connection to the primary if nothing of what is in flight has run: whether it is pinned, listens,
-    /// and what holds the connection.
-    pub(crate) fn bound_without_what_has_not_run(&self) -> (bool, bool, Hold) {
-        let hold = self.primary.hold;
-        let recallable = |unit: &&Unit| unit.recallable && unit.leg == Some(Leg::Primary);
-        match self.in_flight.front().filter(recallable).map(|unit| unit.bound_before) {
-            Some((pinned, listening, before)) => {
-                let asks = self.primary.hold_check_due || self.primary.expects(Expect::Hold);
-                let of_answered = if asks { Hold::Checked } else { Hold::No };
-                (pinned, listening, hold.min(before.max(of_answered)))
-            }
-            None => (self.pinned, self.listening, hold),
+    /// Something that has run binds the session to the primary.
+    pub(crate) fn pin(&mut self) {
+        self.pinned = true;
+        for unit in &mut self.in_flight {
+            unit.bound_before.0 = true;
         }
+    }
+
+    /// What binds the session to its connection to the primary if nothing of what is in flight there has run: whether it is
+    /// pinned, listens, and what holds the connection.
+    pub(crate) fn bound_by_what_has_run(&self) -> (bool, bool, Hold) {
+        let there = |unit: &&Unit| unit.leg == Some(Leg::Primary);
+        let before = self.in_flight.front().filter(there).map(|unit| unit.bound_before);
+        before.unwrap_or((self.pinned, self.listening, self.primary.hold))
+    }
+
+    /// Nothing of what is in flight on the primary has run.
+    pub(crate) fn unbind(&mut self) {
+        (self.pinned, self.listening, self.primary.hold) = self.bound_by_what_has_run();
     }
 
     /// Whether the session's first connection may be asked for again: its client has been told nothing of it.

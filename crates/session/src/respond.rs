@@ -173,6 +173,11 @@ impl Session {
                 self.begin_again();
                 return;
             }
+            b'E' if leg == Leg::Primary && self.begun && self.primary.expects(Expect::Start) => {
+                self.client_out.extend_from_slice(frame);
+                self.phase = Phase::Over;
+                return;
+            }
             b'E' if leg == Leg::Primary && self.begun => {
                 if fields::code(body) == Some(SqlState::CANNOT_CONNECT_NOW) && self.requeue() {
                     // Another region is primary by now, or soon is: the caller pauses and asks again, or gives up.
@@ -197,6 +202,7 @@ impl Session {
 
     /// The primary did not accept the session, or cannot be reached: nothing ran there.
     pub(crate) fn refuse_on_primary(&mut self, error: &Bytes) {
+        self.unbind();
         // Nothing of this was executed there, so nothing is unknown that was not before.
         let position_unknown = self.position_unknown || self.held_ready.is_some();
         self.drop_primary();
@@ -254,7 +260,10 @@ impl Session {
                 self.learn_position(values.first());
                 self.release_ready();
             }
-            Expect::Start => self.begin(leg, &values),
+            Expect::Start => {
+                self.refused = 0;
+                self.begin(leg, &values);
+            }
             Expect::PrimaryFacts => {
                 self.link_mut(leg).hidden_error = None;
                 self.learn_primary(&values);
@@ -354,7 +363,9 @@ impl Session {
             return;
         }
         // Statements are read as with the standard strings; where those are off, reading them may go wrong.
-        self.pinned |= name == STANDARD_STRINGS && value == b"off";
+        if name == STANDARD_STRINGS && value == b"off" {
+            self.pin();
+        }
         self.parameters.insert(frame.slice_ref(name), Bytes::copy_from_slice(value));
         build::frame(&mut self.client_out, b'S', |out| {
             build::cstr(out, name);
@@ -479,7 +490,7 @@ impl Session {
 
     fn finish_unit(&mut self, leg: Leg, frame: &Bytes) {
         self.link_mut(leg).expect.pop_front();
-        if leg == Leg::Primary {
+        if leg == Leg::Primary && !self.begin_due {
             (self.begin, self.begin_fails) = (None, false);
         }
         self.link_mut(leg).hidden_error = None;

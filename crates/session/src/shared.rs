@@ -477,6 +477,9 @@ impl Session {
 
     /// Something is on the server that may not be made elsewhere.
     pub(crate) fn hold(&mut self, leg: Leg, hold: Hold) {
+        for unit in &mut self.in_flight {
+            unit.bound_before.2 = unit.bound_before.2.max(hold);
+        }
         let link = self.link_mut(leg);
         link.hold = link.hold.max(hold);
     }
@@ -564,6 +567,9 @@ impl Session {
             link.hold = Hold::No;
             if leg == Leg::Primary {
                 self.listening = false;
+            }
+            for unit in self.in_flight.iter_mut().filter(|unit| unit.bound_before.2 == Hold::Checked) {
+                unit.bound_before.2 = Hold::No;
             }
         }
     }

@@ -127,3 +127,16 @@ fn a_session_that_begins_on_a_primary_which_refuses_begins_on_the_next_one() {
     assert_eq!(rig.heard(), "", "its client has been greeted");
     check(&mut rig, &[("SHOW pangea.read_consistency", "T | D:session | C:SHOW | Z:I")]);
 }
+
+#[test]
+fn a_block_begins_anew_behind_what_else_a_connection_needs() {
+    let mut rig = Rig::new().with_relay();
+    rig.given(&["SET ROLE joe"]);
+    with_write_refused(&mut rig);
+    // The primary is in this region now.
+    rig.session.set_primary_may_refuse(false);
+    rig.relay = None;
+    rig.session.hold_primary(Held::Nothing);
+    assert_eq!(rig.ask(b""), "C:INSERT 0 1 | Z:T");
+    check(&mut rig, &[("ROLLBACK", "C:ROLLBACK | Z:I")]);
+}

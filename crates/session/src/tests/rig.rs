@@ -424,7 +424,7 @@ impl Rig {
         self.session.server_input(Leg::Primary).extend_from_slice(&said);
         self.advance();
         let quiet = self.relay.as_ref().is_some_and(|relay| relay.requests.is_quiet());
-        let (pinned, listening, hold) = self.session.bound_without_what_has_not_run();
+        let (pinned, listening, hold) = self.session.bound_by_what_has_run();
         let bound = if self.session.shares_servers() { hold != Hold::No } else { pinned || listening };
         let ends = bound || self.session.primary.expects(Expect::Settings);
         if !quiet || !self.session.primary_is_open() || ends {
