@@ -7,6 +7,7 @@ mod readers;
 mod sessions;
 mod switchover;
 
+use pangea_lab::WanChoice;
 use pangea_node::{Health, Role};
 use serde_json::Value;
 
@@ -30,6 +31,16 @@ fn switchovers() {
             sessions::that_cannot_be_carried_over_are_told,
             sessions::locks_are_free_after_the_move,
         ],
+    );
+}
+
+/// With the distances of real regions statements are on their way when the primary stops.
+#[test]
+fn switchovers_from_afar() {
+    run(
+        Logs::Faults,
+        |options| options.wan = Some(WanChoice::Aws),
+        scenarios![switchover::there_and_back_loses_nothing],
     );
 }
 
