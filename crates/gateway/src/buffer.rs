@@ -85,11 +85,11 @@ impl FrameTracker {
     /// When the stream is no stream of frames.
     pub(crate) fn feed(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(u8, &[u8])) -> io::Result<()> {
         if !self.partial.is_empty() && !bytes.is_empty() {
-            let carried = std::mem::take(&mut self.partial);
-            let mut joined = carried.clone();
+            let mut joined = std::mem::take(&mut self.partial);
+            let carried = joined.len();
             joined.extend_from_slice(&bytes[..bytes.len().min(CARRIED_LEN_MAX)]);
             let taken = self.take(&joined, &mut on_frame)?;
-            match taken.checked_sub(carried.len()) {
+            match taken.checked_sub(carried) {
                 Some(step) => bytes = &bytes[step..],
                 // More of it is still to come.
                 None => {

@@ -524,8 +524,7 @@ impl Running {
                 // The peer may be reached in another way by now.
                 if let Some(pooled) = &mut self.pooled {
                     pooled.forget_primary();
-                    self.primary_route = self.shared.primary_route();
-                    self.session.set_primary_may_refuse(self.primary_is_remote());
+                    self.find_primary();
                 }
                 if self.primary.take().is_some() {
                     self.session.server_closed(Leg::Primary, &server_lost(&self.primary_route));

@@ -213,28 +213,20 @@ mod tests {
 
     #[test]
     fn syncs_during_a_copy_are_not_answered() {
-        // The Sync behind the data counts; one that was sent before is ignored.
+        // The Sync behind the data counts; one that was sent before is ignored. The data may be wrong.
         for (before, behind) in [("Q", "ddc"), ("PBES", "ddcS"), ("PBEH", "ddcS"), ("PBEH", "dSdcS")] {
-            let mut requests = begun();
-            pass(&mut requests, before, true);
-            requests.answered(b'G', b"\0\0\0");
-            assert!(!requests.is_quiet());
-            assert_eq!(pass(&mut requests, behind, false), behind.len(), "{before} {behind}");
-            assert!(!requests.is_quiet());
-            requests.answered(b'C', b"COPY 2\0");
-            requests.answered(b'Z', b"I");
-            assert!(requests.is_quiet(), "{before} {behind}");
-        }
-        // The data are wrong.
-        for (before, behind) in [("Q", "ddc"), ("PBES", "ddcS")] {
-            let mut requests = begun();
-            pass(&mut requests, before, true);
-            requests.answered(b'G', b"\0\0\0");
-            pass(&mut requests, behind, true);
-            requests.answered(b'E', b"");
-            assert!(!requests.is_quiet());
-            requests.answered(b'Z', b"I");
-            assert!(requests.is_quiet(), "{before} {behind}");
+            for outcome in [b'C', b'E'] {
+                let mut requests = begun();
+                pass(&mut requests, before, true);
+                requests.answered(b'G', b"\0\0\0");
+                assert!(!requests.is_quiet());
+                assert_eq!(pass(&mut requests, behind, false), behind.len(), "{before} {behind}");
+                assert!(!requests.is_quiet());
+                requests.answered(outcome, b"");
+                assert!(!requests.is_quiet());
+                requests.answered(b'Z', b"I");
+                assert!(requests.is_quiet(), "{before} {behind}");
+            }
         }
     }
 

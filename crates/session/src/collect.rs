@@ -94,6 +94,9 @@ impl Session {
     /// Whether a message replaces or closes a statement that something uses which may have to be sent again. A Query does so with
     /// the unnamed one.
     fn is_in_use(&self, frame: &[u8]) -> bool {
+        if !self.in_flight.iter().any(|unit| unit.recallable) {
+            return false;
+        }
         let body = &frame[HEADER_LEN..];
         let name = match frame[0] {
             b'C' if body.first() != Some(&b'S') => return false,

@@ -104,15 +104,14 @@ impl Session {
     /// to address the start-up message to the new one.
     pub fn primary_moved(&mut self, startup: impl FnOnce(&mut Startup)) {
         startup(&mut self.primary_startup);
-        self.refused = 0;
         if self.primary.state == LinkState::Wanted {
             if self.primary.expects(Expect::Start) {
                 self.begin_again();
             } else {
                 self.requeue();
             }
-            self.refused = 0;
         }
+        self.refused = 0;
         self.leave_primary();
     }
 

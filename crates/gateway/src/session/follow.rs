@@ -37,6 +37,12 @@ impl Running {
         }
     }
 
+    /// Knows the way to the primary.
+    pub(super) fn find_primary(&mut self) {
+        self.primary_route = self.shared.primary_route();
+        self.session.set_primary_may_refuse(self.primary_is_remote());
+    }
+
     pub(super) fn primary_is_remote(&self) -> bool {
         matches!(self.primary_route, Route::Link(..))
     }
@@ -72,14 +78,13 @@ impl Running {
             if self.primary.take().is_some() && self.session.primary_is_open() {
                 self.session.server_closed(Leg::Primary, &server_lost(&self.primary_route));
             }
-            self.primary_route = self.shared.primary_route();
+            self.find_primary();
             self.lost = lost(&self.primary_route);
             (self.opening, self.trouble) = (None, None);
             if let Some(pooled) = &mut self.pooled {
                 pooled.primary_moved();
             }
             let route = self.primary_route.clone();
-            self.session.set_primary_may_refuse(self.primary_is_remote());
             self.session.primary_moved(|startup| route.label(startup, Kind::Session));
         }
         self.follow_successor(&gate);

@@ -279,6 +279,17 @@ fn given(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 
+fn run_seeds(servers: impl Fn(u64) -> Servers) {
+    for seed in 0..given("PANGEA_SEEDS", SEEDS) {
+        run_seed(seed, servers(seed));
+    }
+}
+
+/// Sessions of both kinds that share servers.
+fn access(seed: u64) -> Access {
+    if seed.is_multiple_of(2) { Access::Split } else { Access::Primary }
+}
+
 #[test]
 fn one_seed() {
     let shared = [Access::Split, Access::Primary];
@@ -293,30 +304,20 @@ fn one_seed() {
 
 #[test]
 fn random_programs_are_answered_as_by_one_server() {
-    for seed in 0..given("PANGEA_SEEDS", SEEDS) {
-        run_seed(seed, Servers::Own);
-    }
+    run_seeds(|_| Servers::Own);
 }
 
 #[test]
 fn random_programs_on_shared_servers_are_answered_as_by_one_server() {
-    for seed in 0..given("PANGEA_SEEDS", SEEDS) {
-        let access = if seed % 2 == 0 { Access::Split } else { Access::Primary };
-        run_seed(seed, Servers::Shared(access));
-    }
+    run_seeds(|seed| Servers::Shared(access(seed)));
 }
 
 #[test]
 fn random_programs_are_answered_as_by_one_server_while_the_primary_moves() {
-    for seed in 0..given("PANGEA_SEEDS", SEEDS) {
-        run_seed(seed, Servers::Moving);
-    }
+    run_seeds(|_| Servers::Moving);
 }
 
 #[test]
 fn random_programs_on_shared_servers_are_answered_so_too() {
-    for seed in 0..given("PANGEA_SEEDS", SEEDS) {
-        let access = if seed % 2 == 0 { Access::Split } else { Access::Primary };
-        run_seed(seed, Servers::SharedMoving(access));
-    }
+    run_seeds(|seed| Servers::SharedMoving(access(seed)));
 }
