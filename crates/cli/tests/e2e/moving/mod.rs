@@ -92,7 +92,7 @@ pub(crate) async fn topology(lab: &Lab) -> Value {
     lab.pangea(&["status", "--json"]).await.json()["topology"].take()
 }
 
-/// Waits until all regions are healthy, agree on the primary, and have followed it to its timeline.
+/// Waits until all regions are healthy, agree on the primary, have followed it to its timeline, and hear one another.
 pub(crate) async fn settled(lab: &Lab, primary: &str) {
     for entry in &lab.cluster.manifest().regions {
         eventually(&format!("{} is well and knows that {primary} is primary", entry.name), async || {
@@ -102,7 +102,8 @@ pub(crate) async fn settled(lab: &Lab, primary: &str) {
             let role = if entry.name == id(primary) { Role::Primary } else { Role::Secondary };
             let follows = status.position.map(|position| position.timeline) == Some(timeline);
             let agrees = status.primary == id(primary) && status.role == role;
-            let well = status.health == Health::Healthy && agrees && follows;
+            let hears = status.peers.iter().all(|peer| peer.reachable);
+            let well = status.health == Health::Healthy && agrees && follows && hears;
             well.then_some(())
         })
         .await;
