@@ -62,7 +62,7 @@ impl Session {
             return Ok(self.take_copy_frame(header));
         }
         // What these will have prepared or thrown away decides about what comes next.
-        if !self.continues() && (self.in_flight.iter().any(Unit::is_structural) || self.may_rename()) {
+        if !self.continues() && (self.in_flight.iter().any(|unit| unit.is_structural()) || self.may_rename()) {
             return Ok(false);
         }
         if header.tag == b'd' {
@@ -110,7 +110,7 @@ impl Session {
             let named = || unit.uses.iter().chain(&unit.uses_by_name).any(|used| used == name);
             unit.recallable && !made && (unit.reads_session_state || named())
         };
-        self.in_flight.iter().any(uses)
+        self.in_flight.iter().any(|unit| uses(unit))
     }
 
     fn take_client_message(
@@ -195,12 +195,12 @@ impl Session {
     /// The unit that is being collected.
     fn collecting(&mut self) -> &mut Unit {
         let continues = self.continues();
-        self.current.get_or_insert_with(|| Unit { continues, ..Unit::new(Kind::Extended) })
+        self.current.get_or_insert_with(|| Box::new(Unit::new(Kind::Extended, continues)))
     }
 
     /// A unit, or the next part of the one that was flushed: a Query or FunctionCall ends that one as well.
-    pub(crate) fn fresh_unit(&self, kind: Kind) -> Unit {
-        Unit { continues: self.continues(), ..Unit::new(kind) }
+    pub(crate) fn fresh_unit(&self, kind: Kind) -> Box<Unit> {
+        Box::new(Unit::new(kind, self.continues()))
     }
 
     /// Whether what comes next belongs to a unit that was flushed.
@@ -565,7 +565,7 @@ impl Session {
         self.statements.get(name)?.shared.clone()
     }
 
-    pub(crate) fn take_collected(&mut self) -> Unit {
+    pub(crate) fn take_collected(&mut self) -> Box<Unit> {
         self.current.take().unwrap_or_else(|| self.fresh_unit(Kind::Extended))
     }
 }

@@ -19,7 +19,7 @@ const REPORTED_DATE_STYLE: &[u8] = b"DateStyle";
 
 impl Session {
     /// Draws the consequences of a unit.
-    pub(crate) fn conclude(&mut self, leg: Leg, mut unit: Unit, status: u8) {
+    pub(crate) fn conclude(&mut self, leg: Leg, mut unit: Box<Unit>, status: u8) {
         let was_primary = matches!(self.transaction, Transaction::Primary);
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
         let split = self.access != Access::Primary;

@@ -384,7 +384,7 @@ impl Session {
         self.link_mut(leg).send(wire, expect);
     }
 
-    pub(crate) fn send(&mut self, leg: Leg, mut unit: Unit) {
+    pub(crate) fn send(&mut self, leg: Leg, mut unit: Box<Unit>) {
         self.open(leg);
         self.apply_settings(leg);
         // After what the session has set when that was allowed.
@@ -527,7 +527,7 @@ impl Session {
         // What the session has sent behind a unit has ended the unnamed statement that it made.
         let ended = name.is_empty() && link.ends_unnamed();
         let renamed = by_own_name && statement.shared.is_some();
-        let is_made = !renamed && (makes(unit) || (!ended && self.in_flight.iter().any(makes)));
+        let is_made = !renamed && (makes(unit) || (!ended && self.in_flight.iter().any(|unit| makes(unit))));
         if is_there || is_made {
             if let Some(shared) = statement.shared.clone() {
                 self.link_mut(leg).server.statements.touch(&shared);
@@ -596,7 +596,7 @@ impl Session {
             || self.server_async
             || self.set_async
             || self.unknown_async
-            || self.in_flight.iter().any(Unit::may_commit_async);
+            || self.in_flight.iter().any(|unit| unit.may_commit_async());
         let mut wire = BytesMut::new();
         build::function_call(&mut wire, if may_commit_async { INSERT_LSN_OID } else { FLUSH_LSN_OID });
         // Neither does it end the unnamed statement.

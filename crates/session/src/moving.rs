@@ -247,7 +247,7 @@ impl Session {
     /// What binds the session to its connection to the primary if nothing of what is in flight there has run: whether it is
     /// pinned, listens, and what holds the connection.
     pub(crate) fn bound_by_what_has_run(&self) -> (bool, bool, Hold) {
-        let there = |unit: &&Unit| unit.leg == Some(Leg::Primary);
+        let there = |unit: &&Box<Unit>| unit.leg == Some(Leg::Primary);
         let before = self.in_flight.front().filter(there).map(|unit| unit.bound_before);
         before.unwrap_or((self.pinned, self.listening, self.primary.hold))
     }

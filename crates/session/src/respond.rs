@@ -388,26 +388,44 @@ impl Session {
             self.pass_large(leg, header, passes);
             return true;
         }
-        let Some(frame) = self.take_whole(leg, header) else { return false };
+        let link = match leg {
+            Leg::Local => &mut self.local,
+            Leg::Primary => &mut self.primary,
+        };
+        let Some(frame) = link.input.get(..header.frame_len()) else { return false };
+        let body = &frame[HEADER_LEN..];
         match header.tag {
-            b'Z' => self.finish_unit(leg, &frame),
-            b'E' => self.take_error(leg, &frame),
-            b'S' => self.report_parameter(&frame),
-            b'A' => self.notify(&frame),
-            b'N' if says_unconfirmed(&frame[HEADER_LEN..]) => self.take_unconfirmed(&frame),
+            b'Z' => {
+                let status = body.first().copied().unwrap_or(b'I');
+                link.input.advance(header.frame_len());
+                self.finish_unit(leg, status);
+            }
+            b'E' | b'S' | b'A' => self.take_whole_client_frame(leg, header),
+            b'N' if says_unconfirmed(body) => self.take_whole_client_frame(leg, header),
             tag => {
-                let Some(unit) = self.in_flight.front_mut() else { return true };
-                let (tag, frame) = match tag {
-                    b'3' if unit.answers_parse() => (b'1', Bytes::from_static(PARSE_COMPLETE)),
+                let (tag, shown) = match tag {
+                    b'3' if unit.answers_parse() => (b'1', PARSE_COMPLETE),
                     tag => (tag, frame),
                 };
-                let hidden = unit.count(tag, &frame[HEADER_LEN..]);
+                let hidden = unit.count(tag, body);
                 if !unit.retry && !hidden && !unit.unconfirmed {
-                    unit.pass(&frame, matches!(tag, b'C' | b'G' | b'I' | b's'), &mut self.client_out);
+                    unit.pass(shown, matches!(tag, b'C' | b'G' | b'I' | b's'), &mut self.client_out);
                 }
+                link.input.advance(header.frame_len());
             }
         }
         true
+    }
+
+    /// The same for one that comes seldom: it is taken out of the input.
+    fn take_whole_client_frame(&mut self, leg: Leg, header: Header) {
+        let Some(frame) = self.take_whole(leg, header) else { return };
+        match header.tag {
+            b'E' => self.take_error(leg, &frame),
+            b'S' => self.report_parameter(&frame),
+            b'A' => self.notify(&frame),
+            _ => self.take_unconfirmed(&frame),
+        }
     }
 
     /// A commit was cancelled while it waited for other regions: PostgreSQL warns and says that it has succeeded. It is
@@ -488,14 +506,14 @@ impl Session {
         }
     }
 
-    fn finish_unit(&mut self, leg: Leg, frame: &Bytes) {
+    /// The answer to the oldest unit in flight ends with this status of the transaction.
+    fn finish_unit(&mut self, leg: Leg, status: u8) {
         self.link_mut(leg).expect.pop_front();
         if leg == Leg::Primary && !self.begin_due {
             (self.begin, self.begin_fails) = (None, false);
         }
         self.link_mut(leg).hidden_error = None;
         let Some(mut unit) = self.in_flight.pop_front() else { return };
-        let status = frame[HEADER_LEN..].first().copied().unwrap_or(b'I');
         if unit.retry {
             self.moving_unit = false;
             unit.run_again();
@@ -507,15 +525,15 @@ impl Session {
         }
         unit.release(&mut self.client_out);
         if unit.asks_position {
-            self.held_ready = Some(frame.clone());
+            self.held_ready = Some(status);
         } else {
-            self.client_out.extend_from_slice(frame);
+            build::ready_for_query(&mut self.client_out, status);
         }
         self.conclude(leg, unit, status);
     }
 
     /// The local part of a flushed unit is over; the rest goes on at the primary.
-    fn finish_local_part(&mut self, mut unit: Unit, status: u8) {
+    fn finish_local_part(&mut self, mut unit: Box<Unit>, status: u8) {
         unit.release(&mut self.client_out);
         let errored = unit.errored;
         self.conclude(Leg::Local, unit, status);

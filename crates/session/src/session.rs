@@ -190,11 +190,11 @@ pub struct Session {
     pub(crate) parameters: HashMap<Bytes, Bytes, ahash::RandomState>,
 
     /// The unit that is being collected.
-    pub(crate) current: Option<Unit>,
+    pub(crate) current: Option<Box<Unit>>,
     /// Collected and not sent. More than one only while a unit is to run again.
-    pub(crate) pending: VecDeque<Unit>,
+    pub(crate) pending: VecDeque<Box<Unit>>,
     /// Sent and not answered; all on one server.
-    pub(crate) in_flight: VecDeque<Unit>,
+    pub(crate) in_flight: VecDeque<Box<Unit>>,
     /// A unit for the large frame at the head of the client's bytes has been made.
     pub(crate) large_announced: bool,
     /// The open transaction may commit without waiting for its log to be flushed.
@@ -266,8 +266,8 @@ pub struct Session {
     pub(crate) wrote: bool,
     /// Answers to [`Expect::Position`] under way that say too little.
     pub(crate) vain_positions: usize,
-    /// ReadyForQuery of a unit whose position is not known yet: the client is to have its token first.
-    pub(crate) held_ready: Option<Bytes>,
+    /// The status that ReadyForQuery tells of a unit whose position is not known yet: the client is to have its token first.
+    pub(crate) held_ready: Option<u8>,
     /// Something was committed and its position is not known: reads run on the primary until it is.
     pub(crate) position_unknown: bool,
     /// A statement that may have changed the catalogue has run since the last position.
@@ -530,8 +530,8 @@ impl Session {
 
     /// Passes on the ReadyForQuery that was held back for a position.
     pub(crate) fn release_ready(&mut self) {
-        if let Some(ready) = self.held_ready.take() {
-            self.client_out.extend_from_slice(&ready);
+        if let Some(status) = self.held_ready.take() {
+            build::ready_for_query(&mut self.client_out, status);
         }
     }
 

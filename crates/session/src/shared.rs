@@ -531,7 +531,7 @@ impl Session {
                     || !self.set_up.is_empty() && !matches!(what, Consequence::Savepoint(..))
             })
         };
-        self.shares_servers() && self.in_flight.iter().any(sets)
+        self.shares_servers() && self.in_flight.iter().any(|unit| sets(unit))
     }
 
     /// Notes what a unit may have left on its server, and asks whether it has.

@@ -67,7 +67,7 @@ pub(crate) struct Parsed {
     pub(crate) made: Option<Bytes>,
 }
 
-/// A unit while it is collected, waits, and is in flight.
+/// A unit while it is collected, waits, and is in flight. It is long: it stays where it is on the heap.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about what the unit contains")]
 pub(crate) struct Unit {
@@ -178,14 +178,14 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    pub(crate) fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind, continues: bool) -> Self {
         Self {
             kind,
             frames: Vec::new(),
             len: 0,
             sent: Vec::new(),
             ended: kind != Kind::Extended,
-            continues: false,
+            continues,
             needs_primary: false,
             pins: false,
             holds: false,
