@@ -45,11 +45,19 @@ pub(crate) fn poll_fill(
 }
 
 /// Writes until `buffer` is empty, then flushes.
+#[inline]
 pub(crate) fn poll_drain(
     stream: &mut Stream,
     buffer: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
+    if buffer.is_empty() && buffer.capacity() <= KEPT_LEN_MAX && !stream.is_tls() {
+        return Poll::Ready(Ok(()));
+    }
+    poll_write_all(stream, buffer, cx)
+}
+
+fn poll_write_all(stream: &mut Stream, buffer: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     while !buffer.is_empty() {
         let written = ready!(Pin::new(&mut *stream).poll_write(cx, buffer))?;
         if written == 0 {

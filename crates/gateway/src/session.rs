@@ -125,6 +125,8 @@ pub(crate) struct Running {
     registration: Option<Registration>,
     /// Rings for what comes seldom.
     bell: Bell,
+    /// Rings when the client may have said something: each transaction wakes the session for other reasons too.
+    client_bell: Bell,
     silent: Silent,
 }
 
@@ -375,6 +377,7 @@ impl Running {
             cancel_sender,
             registration: None,
             bell: Bell::default(),
+            client_bell: Bell::default(),
             silent: Silent::default(),
             shared,
         }
@@ -439,10 +442,11 @@ impl Running {
             return Poll::Ready(Event::LeftTooLong);
         }
         // Ahead of the ends of waits: what was waited for may have come.
-        if let Some(waker) = self.bell.answer(cx)
-            && let Poll::Ready(event) = self.poll_seldom(&mut Context::from_waker(&waker))
-        {
-            return Poll::Ready(event);
+        if self.bell.has_rung(cx) {
+            let waker = self.bell.waker().clone();
+            if let Poll::Ready(event) = self.poll_seldom(&mut Context::from_waker(&waker)) {
+                return Poll::Ready(event);
+            }
         }
         if let Some(blocked) = &mut self.blocked
             && blocked.as_mut().poll(cx).is_ready()

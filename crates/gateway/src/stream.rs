@@ -20,6 +20,13 @@ pub(crate) enum Stream {
     TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// Whether what was written may still be on its way out: TLS has a buffer of its own.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Self::TlsServer(_) | Self::TlsClient(_))
+    }
+}
+
 macro_rules! each {
     ($self:expr, $stream:ident => $body:expr) => {
         match $self.get_mut() {

@@ -21,23 +21,21 @@ use crate::unit::{Begin, Consequence, Kind, Parsed, Unit};
 pub(crate) const LARGE_HEAD_LEN_MAX: usize = 4096;
 
 impl Session {
-    /// Takes frames of the client until one completes a unit; whether anything was taken.
-    pub(crate) fn collect(&mut self, environment: &mut impl Environment) -> bool {
-        let mut progress = false;
+    /// Takes frames of the client until one completes a unit.
+    pub(crate) fn collect(&mut self, environment: &mut impl Environment) {
         while self.phase != Phase::Over && !self.on_hold && self.pending.is_empty() {
             match self.take_client(environment) {
-                Ok(true) => progress = true,
+                Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
                     self.fail(&ErrorFields::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string()));
-                    return true;
+                    return;
                 }
             }
         }
-        if self.phase == Phase::Leaving && !progress {
+        if self.phase == Phase::Leaving {
             self.leave();
         }
-        progress
     }
 
     /// The client has left and everything that it sent has been looked at: ends when it is answered.
@@ -62,7 +60,8 @@ impl Session {
             return Ok(self.take_copy_frame(header));
         }
         // What these will have prepared or thrown away decides about what comes next.
-        if !self.continues() && (self.in_flight.iter().any(|unit| unit.is_structural()) || self.may_rename()) {
+        if !self.continues() && (self.in_flight.iter().any(|unit| unit.is_structural()) || self.may_rename())
+        {
             return Ok(false);
         }
         if header.tag == b'd' {
@@ -124,7 +123,7 @@ impl Session {
                 b'S' => {
                     self.skip_until_sync = None;
                     self.current = None;
-                    build::ready_for_query(&mut self.client_out, status);
+                    self.tell_ready(status);
                 }
                 b'X' => self.phase = Phase::Leaving,
                 _ => {}

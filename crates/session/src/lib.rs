@@ -45,7 +45,7 @@ mod unit;
 
 pub use leg::Leg;
 pub use moving::Held;
-pub use observe::Activity;
+pub use observe::{Activity, Answers};
 pub use own::{ALIASES, START_SQL, own_question};
 pub use session::{Access, Environment, Session, SessionOptions, SharedOptions, UNIT_LEN_MAX};
 pub use shared::{ServerState, Welcome};

@@ -137,11 +137,14 @@ impl Session {
             && self.held_ready.is_none()
     }
 
-    /// Closes the connection to the primary when the session is to leave it and may.
-    pub(crate) fn leave_primary(&mut self) {
-        if self.leaves_primary() && self.primary.state != LinkState::Down && self.is_idle_on_primary() {
+    /// Closes the connection to the primary when the session is to leave it and may; whether it has.
+    pub(crate) fn leave_primary(&mut self) -> bool {
+        let leaves =
+            self.leaves_primary() && self.primary.state != LinkState::Down && self.is_idle_on_primary();
+        if leaves {
             self.drop_primary();
         }
+        leaves
     }
 
     /// Takes back what was sent and has not run (AT-MOST-ONCE); whether that could be done.

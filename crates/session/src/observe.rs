@@ -2,7 +2,7 @@
 //!
 //! A session at rest is between transactions. There [`Session::set_on_hold`] keeps it, as long as the caller wants.
 
-use pangea_pgwire::ErrorFields;
+use pangea_pgwire::{ErrorFields, build};
 
 use crate::leg::Leg;
 use crate::session::{Environment, Session, Transaction};
@@ -18,7 +18,38 @@ pub enum Activity {
     Waiting,
 }
 
+/// How often a client was told that it can go on: ReadyForQuery.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// All of them, but for the one that begins the session.
+    pub all: u64,
+    /// Those outside of a transaction.
+    pub outside: u64,
+    /// Whether the last one was within one.
+    pub in_transaction: bool,
+}
+
 impl Session {
+    /// Ends an answer to the client.
+    pub(crate) fn tell_ready(&mut self, status: u8) {
+        build::ready_for_query(&mut self.client_out, status);
+        let outside = status == b'I';
+        self.answers.all += 1;
+        self.answers.outside += u64::from(outside);
+        self.answers.in_transaction = !outside;
+    }
+
+    /// The answers since this was asked last.
+    pub fn take_answers_told(&mut self) -> Answers {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// Whether the client can ask for something: it was told that the session has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// What the session is doing.
     #[must_use]
     pub fn activity(&self) -> Activity {

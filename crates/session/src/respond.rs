@@ -33,6 +33,9 @@ const STANDARD_STRINGS: &[u8] = b"standard_conforming_strings";
 impl Session {
     /// Takes what a server has sent; whether anything was taken.
     pub(crate) fn take_answers(&mut self, leg: Leg) -> bool {
+        if self.link(leg).input.is_empty() {
+            return false;
+        }
         let mut progress = false;
         while !self.link(leg).input.is_empty()
             && self.phase != Phase::Over
@@ -527,7 +530,7 @@ impl Session {
         if unit.asks_position {
             self.held_ready = Some(status);
         } else {
-            build::ready_for_query(&mut self.client_out, status);
+            self.tell_ready(status);
         }
         self.conclude(leg, unit, status);
     }
@@ -543,7 +546,7 @@ impl Session {
             rest.run_on_primary = true;
             self.pending.push_front(rest);
         } else if rest.ended {
-            build::ready_for_query(&mut self.client_out, status);
+            self.tell_ready(status);
         } else {
             self.skip_until_sync = Some(status);
         }

@@ -8,11 +8,12 @@ use bytes::{Bytes, BytesMut};
 use pangea_base::{Position, Timeline};
 use pangea_consistency::{Reach, ReadSettings, TimeoutAction, Token};
 use pangea_pgwire::startup::{CancelKey, Startup};
-use pangea_pgwire::{ErrorFields, SqlState, build};
+use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_sql::Batch;
 
 use crate::leg::{Expect, Leg, Link, LinkState};
 use crate::moving::Held;
+use crate::observe::Answers;
 use crate::own::{self, Refusals};
 use crate::prepared::{Portals, Statements};
 use crate::settings::{SetUp, Settings};
@@ -186,6 +187,8 @@ pub struct Session {
     pub(crate) settings: Settings,
     pub(crate) statements: Statements,
     pub(crate) portals: Portals,
+    /// What the client was told since the caller has asked.
+    pub(crate) answers: Answers,
     /// Values of reported parameters as the client knows them.
     pub(crate) parameters: HashMap<Bytes, Bytes, ahash::RandomState>,
 
@@ -328,6 +331,7 @@ impl Session {
             settings: Settings::default(),
             statements: Statements::default(),
             portals: Portals::default(),
+            answers: Answers::default(),
             parameters: HashMap::default(),
             current: None,
             pending: VecDeque::new(),
@@ -383,16 +387,18 @@ impl Session {
     /// Does all that can be done with the bytes that are there.
     pub fn advance(&mut self, environment: &mut impl Environment) {
         loop {
-            let mut progress = self.take_answers(Leg::Local);
-            progress |= self.take_answers(Leg::Primary);
-            progress |= self.dispatch(environment);
-            progress |= self.collect(environment);
-            self.leave_primary();
+            self.take_answers(Leg::Local);
+            // The end of a frame from there was waited for.
+            let mut more = self.take_answers(Leg::Primary) && !self.local.input.is_empty();
+            self.collect(environment);
+            // What is sent makes room for what is next.
+            more |= self.dispatch(environment);
+            more |= self.leave_primary();
             if self.entered && !self.keeps_primary() {
                 self.entered = false;
                 environment.leave_primary();
             }
-            if !progress || self.phase == Phase::Over {
+            if !more || self.phase == Phase::Over {
                 self.count_block(environment);
                 return;
             }
@@ -531,7 +537,7 @@ impl Session {
     /// Passes on the ReadyForQuery that was held back for a position.
     pub(crate) fn release_ready(&mut self) {
         if let Some(status) = self.held_ready.take() {
-            build::ready_for_query(&mut self.client_out, status);
+            self.tell_ready(status);
         }
     }
 
@@ -616,7 +622,7 @@ impl Session {
             self.link_mut(leg).query(own::FAIL_SQL, Expect::Cleanup);
         }
         if unit.ended {
-            build::ready_for_query(&mut self.client_out, status);
+            self.tell_ready(status);
         } else {
             self.skip_until_sync = Some(status);
         }

@@ -1,8 +1,8 @@
 //! A cache of answers by statement text or by its shape, bounded in bytes.
 //!
 //! An answer that does not depend on the literals of its text is kept by [`crate::shape`], once
-//! for all texts that differ in literals alone. Its range is that of the text it was last given
-//! for, and is set right for another one.
+//! for all texts that differ in literals alone. Where its statement stands is not kept: it is the
+//! only one, and its end is where that text ends.
 //!
 //! Two generations: what is used moves to the young one; when the young one holds half of the
 //! budget it becomes the old one and the old one is dropped whole. That is LRU at the grain of
@@ -63,7 +63,12 @@ impl Generation {
     }
 
     fn remove(&mut self, kind: Key, key: &str) -> Option<(Box<str>, Arc<Batch>)> {
-        let (key, batch) = self.entries(kind).remove_entry(key)?;
+        let entries = self.entries(kind);
+        // Asked with every text that is new: without one there is nothing to hash.
+        if entries.is_empty() {
+            return None;
+        }
+        let (key, batch) = entries.remove_entry(key)?;
         self.bytes -= entry_bytes(&key, &batch);
         Some((key, batch))
     }
@@ -88,7 +93,7 @@ impl Cache {
             return Some(batch);
         }
         let mut shape = std::mem::take(&mut self.shape);
-        let found = write_shape(text, &mut shape).and_then(|places| self.get_shape(&shape, places));
+        let found = write_shape(text, &mut shape).and_then(|_| self.find(Key::Shape, &shape));
         self.shape = shape;
         found
     }
@@ -103,7 +108,9 @@ impl Cache {
             let mut shape = std::mem::take(&mut self.shape);
             let fits = write_shape(text, &mut shape).is_some_and(|places| has_shape(&batch, places));
             if fits {
-                self.replace(Key::Shape, &shape, Arc::clone(&batch));
+                let kept = batch.statements.iter().map(|it| Statement { range: 0..0, ..it.clone() });
+                let kept = Batch { statements: kept.collect(), ..*batch };
+                self.replace(Key::Shape, &shape, Arc::new(kept));
             }
             self.shape = shape;
             if fits {
@@ -142,22 +149,6 @@ impl Cache {
         }
         let (key, batch) = self.old.remove(kind, key)?;
         self.insert_young(kind, key, Arc::clone(&batch));
-        Some(batch)
-    }
-
-    fn get_shape(&mut self, shape: &str, places: Places) -> Option<Arc<Batch>> {
-        let batch = self.find(Key::Shape, shape)?;
-        let [statement] = batch.statements.as_slice() else { return None };
-        if statement.range.end == places.end {
-            return Some(batch);
-        }
-        let range = statement.range.start..places.end;
-        let statements = vec![Statement { range, ..statement.clone() }];
-        let batch = Arc::new(Batch { statements, ..*batch });
-        // The next literal is often as long as this one.
-        if let Some(kept) = self.young.shapes.get_mut(shape) {
-            *kept = Arc::clone(&batch);
-        }
         Some(batch)
     }
 

@@ -48,7 +48,8 @@ pub struct Statement {
     /// It reads state of the server's session. Such a statement also needs the primary, and the
     /// replayable state of the session must be there before it runs.
     pub reads_session_state: bool,
-    /// Where it stands in the text, in bytes; empty for a statement inside another.
+    /// Where it stands in the text, in bytes; empty for a statement inside another, and where [`crate::Cache`] has
+    /// answered for a text that differs in literals alone: such a statement is the only one.
     pub range: Range<usize>,
 }
 

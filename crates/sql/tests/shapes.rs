@@ -9,7 +9,7 @@ mod support;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, LazyLock};
 
-use pangea_sql::{Cache, Catalog, classify};
+use pangea_sql::{Batch, Cache, Catalog, classify};
 use pg_query::protobuf::Token;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -78,12 +78,23 @@ fn ask(cache: &mut Cache, text: &str) -> Option<bool> {
     if known.is_none() {
         cache.insert(text, Arc::clone(&fresh));
         let kept = cache.get(text);
-        assert!(kept.is_none_or(|kept| kept == fresh), "{text}");
+        assert!(kept.is_none_or(|kept| *kept == as_kept(&kept, &fresh)), "{text}");
     }
     known.map(|known| {
-        assert_eq!(known, fresh, "{text}");
+        assert_eq!(*known, as_kept(&known, &fresh), "{text}");
         true
     })
+}
+
+/// What a cache that answers `known` has to say: where a statement stands that is the only one of its text it may leave out.
+fn as_kept(known: &Batch, fresh: &Batch) -> Batch {
+    let mut fresh = fresh.clone();
+    if let ([known], [fresh]) = (known.statements.as_slice(), fresh.statements.as_mut_slice())
+        && known.range.is_empty()
+    {
+        fresh.range = 0..0;
+    }
+    fresh
 }
 
 fn corpus() -> impl Iterator<Item = &'static str> {

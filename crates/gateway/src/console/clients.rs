@@ -85,6 +85,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Microseconds since it connected.
+    pub(crate) fn now(&self) -> u64 {
+        self.micros(Instant::now())
+    }
+
     fn micros(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.connected).as_micros()).unwrap_or(u64::MAX)
     }
@@ -97,9 +102,10 @@ impl Client {
         }
     }
 
-    pub(crate) fn set_activity(&self, activity: Activity, now: Option<Instant>) {
+    /// `now` is when it begins to wait, by [`Self::now`].
+    pub(crate) fn set_activity(&self, activity: Activity, now: u64) {
         if activity == Activity::Waiting {
-            self.waits_since.store(self.micros(now.unwrap_or_else(Instant::now)), Ordering::Relaxed);
+            self.waits_since.store(now, Ordering::Relaxed);
         }
         let number = match activity {
             Activity::Idle => 0,
@@ -109,16 +115,15 @@ impl Client {
         self.activity.store(number, Ordering::Relaxed);
     }
 
-    pub(crate) fn requested(&self, now: Instant) {
-        self.requested.store(self.micros(now), Ordering::Relaxed);
+    /// It has asked for something at this moment of [`Self::now`].
+    pub(crate) fn requested(&self, now: u64) {
+        self.requested.store(now, Ordering::Relaxed);
     }
 
     /// Nothing is asked for since the last answer, or something is.
     pub(crate) fn set_rest(&self, rest: Option<Rest>) {
-        self.rest.store(
-            rest.map_or(0, |rest| idle::pack(self.micros(rest.since), rest.in_transaction)),
-            Ordering::Relaxed,
-        );
+        self.rest
+            .store(rest.map_or(0, |rest| idle::pack(rest.since, rest.in_transaction)), Ordering::Relaxed);
     }
 
     /// Whether it has asked for nothing for longer than it may.
@@ -439,7 +444,7 @@ impl Registered {
 
     /// Returns when a client that replicates is to end: what it does is not looked into.
     pub(crate) async fn replicates(&mut self) {
-        self.client.set_activity(Activity::Active, None);
+        self.client.set_activity(Activity::Active, 0);
         while !self.client.is_killed() {
             self.nudges.recv().await;
         }

@@ -3,7 +3,7 @@
 //! When its client has its answer a session notes the time, which is known then anyway; a [sweep](super::Clients::sweep)
 //! looks at those times. So a message costs two stores, whatever the limits are.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pangea_pgwire::{ErrorFields, SqlState};
 
@@ -15,7 +15,8 @@ pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Since when a client has asked for nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rest {
-    pub(crate) since: Instant,
+    /// Microseconds since it connected.
+    pub(crate) since: u64,
     pub(crate) in_transaction: bool,
 }
 

@@ -39,10 +39,6 @@ impl Counters {
         value.store(value.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
     }
 
-    pub(crate) fn add_time(&self, counter: Counter, time: Duration) {
-        self.add(counter, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-    }
-
     pub(crate) fn read(&self) -> Counts {
         Counts(std::array::from_fn(|index| self.0[index].load(Ordering::Relaxed)))
     }
@@ -124,7 +120,7 @@ mod tests {
     fn counts(transactions: u64, time: Duration) -> Counts {
         let counters = Counters::default();
         counters.add(Counter::Transactions, transactions);
-        counters.add_time(Counter::TransactionTime, time);
+        counters.add(Counter::TransactionTime, u64::try_from(time.as_micros()).unwrap());
         counters.read()
     }
 

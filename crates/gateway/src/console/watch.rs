@@ -7,16 +7,15 @@ use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pangea_pgwire::{ErrorFields, SqlState};
-use pangea_session::{Activity, Leg, Session};
+use pangea_session::{Activity, Answers, Leg, Session};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::clients::{Client, Linked, Registered};
 use super::idle::{Overstay, Rest};
 use super::stats::Counter;
-use crate::buffer::FrameTracker;
 
 /// What a session is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,20 +31,14 @@ pub(crate) enum Order {
 pub(crate) struct Watch {
     registered: Registered,
     patience_longest: Duration,
-    /// Follows what the client is told.
-    tracker: FrameTracker,
-    /// Bytes of the session's output that were followed and are not written.
-    followed: usize,
-    /// The client has its first ReadyForQuery.
-    begun: bool,
-    /// When what the client waits for was asked.
-    query_began: Option<Instant>,
+    /// When what the client waits for was asked. Times are microseconds since it connected.
+    query_began: Option<u64>,
     /// What the client has been answered last has left a transaction open.
     in_transaction: bool,
     /// The client has asked for nothing since, and others are told since when.
     rests: bool,
-    transaction_began: Option<Instant>,
-    wait_began: Option<Instant>,
+    transaction_began: Option<u64>,
+    wait_began: Option<u64>,
     activity: Activity,
     servers: [(Linked, Option<u32>); 2],
     paused: bool,
@@ -61,16 +54,13 @@ pub(crate) struct Watch {
 impl Watch {
     /// `longest` is how long clients wait for the end of a pause.
     pub(crate) fn new(registered: Registered, longest: Duration) -> Self {
-        let now = Instant::now();
-        registered.client.set_activity(Activity::Waiting, Some(now));
+        let now = registered.client.now();
+        registered.client.set_activity(Activity::Waiting, now);
         let paused = registered.is_paused();
         let reconnects = registered.client.reconnects();
         Self {
             registered,
             patience_longest: longest,
-            tracker: FrameTracker::default(),
-            followed: 0,
-            begun: false,
             query_began: None,
             in_transaction: false,
             rests: false,
@@ -92,10 +82,13 @@ impl Watch {
 
     /// Notes what the session has done. Called before its output is written.
     pub(crate) fn look(&mut self, session: &mut Session) {
-        self.follow(session);
+        let answers = session.take_answers_told();
+        if answers.all > 0 {
+            self.answered(answers, session);
+        }
         // It has just begun, or has sent what nothing answers: the rest of a COPY that has failed.
-        if self.begun && !self.rests && !asks_for_more(session) {
-            self.rest(Instant::now());
+        if !self.rests && session.has_begun() && !asks_for_more(session) {
+            self.rest(self.client().now());
         }
         let activity = session.activity();
         if activity != self.activity {
@@ -118,53 +111,33 @@ impl Watch {
         }
     }
 
-    /// Counts the answers in the session's new output.
-    fn follow(&mut self, session: &mut Session) {
-        let output = session.client_output();
-        let Some(fresh) = output.get(self.followed..).filter(|fresh| !fresh.is_empty()) else { return };
-        let (mut answers, mut transactions, mut open, mut begun) = (0, 0, false, self.begun);
-        // What is no stream of frames is not for this to find.
-        let _ = self.tracker.feed(fresh, |tag, body| {
-            if tag == b'Z' && std::mem::replace(&mut begun, true) {
-                answers += 1;
-                open = body != b"I";
-                transactions += u64::from(!open);
-            }
-        });
-        self.followed = output.len();
-        self.begun = begun;
-        if answers > 0 {
-            self.answered(answers, transactions, open, session);
-        }
-    }
-
-    fn answered(&mut self, answers: u64, transactions: u64, open: bool, session: &Session) {
-        let now = Instant::now();
+    fn answered(&mut self, answers: Answers, session: &Session) {
+        let now = self.client().now();
         let counters = &self.registered.client.counters;
-        counters.add(Counter::Queries, answers);
+        counters.add(Counter::Queries, answers.all);
         if let Some(began) = self.query_began {
-            counters.add_time(Counter::QueryTime, now - began);
+            counters.add(Counter::QueryTime, now - began);
         }
-        if transactions > 0 {
-            counters.add(Counter::Transactions, transactions);
+        if answers.outside > 0 {
+            counters.add(Counter::Transactions, answers.outside);
             if let Some(began) = self.transaction_began {
-                counters.add_time(Counter::TransactionTime, now - began);
+                counters.add(Counter::TransactionTime, now - began);
             }
         }
         // A pipeline goes on: what follows is timed from here.
         let more = asks_for_more(session);
         self.query_began = more.then_some(now);
-        self.in_transaction = open;
+        self.in_transaction = answers.in_transaction;
         if !more {
             self.rest(now);
         }
-        if transactions > 0 {
-            self.transaction_began = (open || more).then_some(now);
+        if answers.outside > 0 {
+            self.transaction_began = (answers.in_transaction || more).then_some(now);
         }
     }
 
     /// Nothing is asked for from now on.
-    fn rest(&mut self, since: Instant) {
+    fn rest(&mut self, since: u64) {
         self.rests = true;
         let in_transaction = self.in_transaction;
         self.client().set_rest(Some(Rest { since, in_transaction }));
@@ -177,25 +150,28 @@ impl Watch {
             return Some(overstay);
         }
         // It is still taking what it has asked for.
-        self.rest(Instant::now());
+        self.rest(self.client().now());
         None
     }
 
     fn turn(&mut self, activity: Activity) {
-        if let Some(began) = self.wait_began.take() {
-            self.client().counters.add_time(Counter::WaitTime, began.elapsed());
-        }
-        // The clock is read for those only who wait: most never do.
-        self.wait_began = (activity == Activity::Waiting).then(Instant::now);
-        self.client().set_activity(activity, self.wait_began);
         self.activity = activity;
+        let began = self.wait_began.take();
+        // The clock is read for those only who wait: most never do.
+        let waits = activity == Activity::Waiting;
+        let now = if waits || began.is_some() { self.client().now() } else { 0 };
+        if let Some(began) = began {
+            self.client().counters.add(Counter::WaitTime, now - began);
+        }
+        self.wait_began = waits.then_some(now);
+        self.client().set_activity(activity, now);
     }
 
     /// So many bytes have come from the client.
     pub(crate) fn received(&mut self, bytes: usize) {
         self.client().counters.add(Counter::Received, bytes as u64);
         if self.query_began.is_none() {
-            let now = Instant::now();
+            let now = self.client().now();
             self.query_began = Some(now);
             self.transaction_began.get_or_insert(now);
             self.client().requested(now);
@@ -208,7 +184,6 @@ impl Watch {
     /// So many bytes of the session's output have been written.
     pub(crate) fn sent(&mut self, bytes: usize) {
         if bytes > 0 {
-            self.followed = self.followed.saturating_sub(bytes);
             self.client().counters.add(Counter::Sent, bytes as u64);
         }
     }
@@ -309,7 +284,7 @@ pub(crate) async fn admitted(registered: &mut Registered, longest: Duration) -> 
     let database = registered.client.identity.database.clone();
     let resumed = async {
         while registered.is_paused() {
-            registered.client.set_activity(Activity::Waiting, None);
+            registered.client.set_activity(Activity::Waiting, registered.client.now());
             registered.hold();
             registered.nudges.recv().await;
             if registered.client.is_killed() {

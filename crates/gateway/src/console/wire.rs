@@ -108,7 +108,7 @@ impl<'a> Console<'a> {
         let _registration = self.greet()?;
         loop {
             while let Some((tag, body)) = self.next_message()? {
-                self.registered.client.requested(std::time::Instant::now());
+                self.registered.client.requested(self.registered.client.now());
                 self.take(tag, &body).await?;
             }
             self.write().await?;

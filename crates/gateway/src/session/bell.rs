@@ -29,25 +29,29 @@ impl Wake for Rung {
 #[derive(Default)]
 pub(super) struct Bell {
     /// None before the task is polled.
-    inner: Option<Arc<Rung>>,
+    inner: Option<(Arc<Rung>, Waker)>,
 }
 
 impl Bell {
-    /// The waker with which to ask what is behind the bell, if that has to be asked: it has rung, or was never asked.
-    pub(super) fn answer(&mut self, cx: &Context<'_>) -> Option<Waker> {
-        let known = self.inner.as_ref().filter(|inner| inner.task.will_wake(cx.waker()));
-        if let Some(inner) = known {
-            return inner.rung.swap(false, Ordering::AcqRel).then(|| inner.clone().into());
+    /// Whether what is behind the bell has to be asked: it has rung since this was asked, or was never asked.
+    pub(super) fn has_rung(&mut self, cx: &Context<'_>) -> bool {
+        if let Some((rung, _)) = self.inner.as_ref().filter(|(rung, _)| rung.task.will_wake(cx.waker())) {
+            return rung.rung.swap(false, Ordering::AcqRel);
         }
-        let inner = Arc::new(Rung { rung: AtomicBool::new(false), task: cx.waker().clone() });
-        self.inner = Some(inner.clone());
-        Some(inner.into())
+        let rung = Arc::new(Rung { rung: AtomicBool::new(false), task: cx.waker().clone() });
+        self.inner = Some((rung.clone(), rung.into()));
+        true
+    }
+
+    /// What to ask it with.
+    pub(super) fn waker(&self) -> &Waker {
+        self.inner.as_ref().map_or(Waker::noop(), |(_, waker)| waker)
     }
 
     /// Has what is behind it asked in the next turn.
     pub(super) fn ring(&self) {
-        if let Some(inner) = &self.inner {
-            inner.rung.store(true, Ordering::Release);
+        if let Some((rung, _)) = &self.inner {
+            rung.rung.store(true, Ordering::Release);
         }
     }
 }
@@ -63,13 +67,12 @@ mod tests {
     async fn it_is_answered_when_it_has_rung_and_only_then() {
         let mut bell = Bell::default();
         poll_fn(|cx| {
-            let waker = bell.answer(cx).expect("nothing was asked yet");
-            assert!(bell.answer(cx).is_none());
-            waker.wake_by_ref();
-            assert!(bell.answer(cx).is_some());
-            assert!(bell.answer(cx).is_none());
+            // Nothing was asked yet.
+            assert!(bell.has_rung(cx) && !bell.has_rung(cx));
+            bell.waker().wake_by_ref();
+            assert!(bell.has_rung(cx) && !bell.has_rung(cx));
             bell.ring();
-            assert!(bell.answer(cx).is_some());
+            assert!(bell.has_rung(cx));
             Poll::Ready(())
         })
         .await;

@@ -71,13 +71,11 @@ impl Pooled {
         }
     }
 
-    /// Connections that are gone leave their places to others.
-    pub(super) fn end_leases(&mut self, local_is_there: bool, primary_is_there: bool) {
-        if !local_is_there {
-            self.local_lease = None;
-        }
-        if !primary_is_there {
-            self.primary_lease = None;
+    /// A connection that is gone leaves its place to others.
+    pub(super) fn end_lease(&mut self, leg: Leg) {
+        let lease = self.lease(leg);
+        if lease.is_some() {
+            *lease = None;
         }
     }
 
@@ -168,11 +166,11 @@ impl Running {
     }
 
     fn release(&mut self, leg: Leg) {
+        if self.stream(leg).is_none() {
+            return;
+        }
         let Some(state) = self.session.release(leg) else { return };
-        let stream = match leg {
-            Leg::Local => self.local.take(),
-            Leg::Primary => self.primary.take(),
-        };
+        let stream = self.stream(leg).take();
         let lease = self.pooled.as_mut().and_then(|pooled| pooled.lease(leg).take());
         if let (Some(stream), Some(lease)) = (stream, lease) {
             Pool::put(PooledServer { stream, state, lease });

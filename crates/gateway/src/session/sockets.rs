@@ -9,13 +9,15 @@ use tokio::time::timeout;
 use super::Running;
 use crate::buffer::{READ_LEN, poll_drain, poll_fill};
 use crate::relay::server_lost;
+use crate::stream::Stream;
 
 /// A session whose output is shorter looks at nothing else when that is written: only more than this holds it up.
 const CLOGGED_LEN: usize = READ_LEN;
 
-/// Who had nothing to read in this turn. They wake the session, and need not be asked again before.
+/// Who had nothing to read when asked last: need not be asked again before the session is woken.
 #[derive(Default)]
 pub(super) struct Silent {
+    /// Not before its bell rings.
     client: bool,
     pub(super) servers: [bool; 2],
 }
@@ -23,7 +25,9 @@ pub(super) struct Silent {
 impl Running {
     /// Moves bytes until nothing moves any more. Ready when the session has to be attended to.
     pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.silent = Silent::default();
+        self.silent.servers = [false; 2];
+        // TLS may have taken bytes in that it has not given out.
+        self.silent.client &= !self.client_bell.has_rung(cx) && !self.client.is_tls();
         loop {
             // What waited for a connection goes out with the first look at it.
             while self.poll_acquiring(cx) {
@@ -75,7 +79,8 @@ impl Running {
         moved |= left != before && before >= CLOGGED_LEN;
         self.watch.sent(before - left);
         if !self.client_gone && !self.silent.client && self.session.takes_client_input() {
-            match poll_fill(&mut self.client, self.session.client_input(), cx) {
+            let mut cx = Context::from_waker(self.client_bell.waker());
+            match poll_fill(&mut self.client, self.session.client_input(), &mut cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.leave();
                     moved = true;
@@ -104,14 +109,16 @@ impl Running {
         if leg == Leg::Local && !self.session.local_is_open() {
             self.local = None;
         }
-        if let Some(pooled) = &mut self.pooled {
-            pooled.end_leases(self.local.is_some(), self.primary.is_some());
-        }
         let stream = match leg {
             Leg::Local => &mut self.local,
             Leg::Primary => &mut self.primary,
         };
-        let Some(stream) = stream else { return false };
+        let Some(stream) = stream else {
+            if let Some(pooled) = &mut self.pooled {
+                pooled.end_lease(leg);
+            }
+            return false;
+        };
         let output = self.session.server_output(leg);
         let before = output.len();
         // Empty or not: what TLS has taken may still be on its way out. A write that fails is followed by a read
@@ -135,18 +142,20 @@ impl Running {
         moved
     }
 
+    pub(super) fn stream(&mut self, leg: Leg) -> &mut Option<Stream> {
+        match leg {
+            Leg::Local => &mut self.local,
+            Leg::Primary => &mut self.primary,
+        }
+    }
+
     pub(super) fn server_closed(&mut self, leg: Leg) {
         // Its last words come first.
         self.advance();
+        *self.stream(leg) = None;
         let route = match leg {
-            Leg::Local => {
-                self.local = None;
-                &self.local_route
-            }
-            Leg::Primary => {
-                self.primary = None;
-                &self.primary_route
-            }
+            Leg::Local => &self.local_route,
+            Leg::Primary => &self.primary_route,
         };
         let error = server_lost(route);
         self.session.server_closed(leg, &error);

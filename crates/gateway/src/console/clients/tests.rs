@@ -94,7 +94,7 @@ fn only_sessions_that_are_idle_for_too_long_are_nudged() {
     let (mut idle, mut busy) = (session(&clients, "a"), session(&clients, "a"));
     let mut console = clients.register(identity("a", ClientKind::Console));
     let now = Instant::now();
-    let rest = Rest { since: now, in_transaction: false };
+    let rest = Rest { since: idle.client.now(), in_transaction: false };
     idle.client.set_rest(Some(rest));
     console.client.set_rest(Some(rest));
     busy.client.set_rest(Some(rest));
@@ -110,7 +110,7 @@ fn only_sessions_that_are_idle_for_too_long_are_nudged() {
     clients.nudge_idle(much_later);
     assert!(idle.nudges.try_recv().is_ok());
     assert!(busy.nudges.try_recv().is_err() && console.nudges.try_recv().is_err());
-    idle.client.set_rest(Some(Rest { since: now, in_transaction: true }));
+    idle.client.set_rest(Some(Rest { in_transaction: true, ..rest }));
     clients.nudge_idle(much_later);
     assert!(idle.nudges.try_recv().is_err());
 }
