@@ -193,13 +193,20 @@ impl Session {
 
     /// The unit that is being collected.
     fn collecting(&mut self) -> &mut Unit {
-        let continues = self.continues();
-        self.current.get_or_insert_with(|| Box::new(Unit::new(Kind::Extended, continues)))
+        let unit = self.take_collected();
+        self.current.insert(unit)
     }
 
     /// A unit, or the next part of the one that was flushed: a Query or FunctionCall ends that one as well.
-    pub(crate) fn fresh_unit(&self, kind: Kind) -> Box<Unit> {
-        Box::new(Unit::new(kind, self.continues()))
+    pub(crate) fn fresh_unit(&mut self, kind: Kind) -> Box<Unit> {
+        let continues = self.continues();
+        match self.spare.take() {
+            Some(mut spare) => {
+                spare.begin(kind, continues);
+                spare
+            }
+            None => Box::new(Unit::new(kind, continues)),
+        }
     }
 
     /// Whether what comes next belongs to a unit that was flushed.
@@ -234,7 +241,10 @@ impl Session {
         let frame = rewritten.unwrap_or(frame);
         let text = message::query_text(&frame[HEADER_LEN..])?;
         // Extended messages without a Sync before it are a unit with it.
-        let mut unit = self.current.take().unwrap_or_else(|| self.fresh_unit(Kind::Simple));
+        let mut unit = match self.current.take() {
+            Some(unit) => unit,
+            None => self.fresh_unit(Kind::Simple),
+        };
         let mixed = unit.kind != Kind::Simple;
         self.judge_batch(&mut unit, &batch);
         unit.unread |= batch.unparsable && !is_plain_write(text);
@@ -248,7 +258,9 @@ impl Session {
         unit.ended = true;
         unit.push(frame);
         // A simple query ends the unnamed statement.
-        self.statements.remove(&b""[..]);
+        if !self.statements.is_empty() {
+            self.statements.remove(&b""[..]);
+        }
         self.pending.push_back(unit);
         Ok(())
     }
@@ -336,14 +348,13 @@ impl Session {
                 statement.batch = environment.classify(&lossy(&statement.text));
                 statement.catalog_version = version;
             }
-            let statement = statement.clone();
-            shared = statement.shared;
+            shared.clone_from(&statement.shared);
             batch = Some(statement.batch.clone());
             let portal = Portal {
-                text: statement.text,
-                types: statement.types,
+                text: statement.text.clone(),
+                types: statement.types.clone(),
                 values: frame.slice_ref(bind.rest),
-                batch: statement.batch,
+                batch: statement.batch.clone(),
             };
             self.portals.insert(frame.slice_ref(bind.portal), portal);
         }
@@ -565,7 +576,10 @@ impl Session {
     }
 
     pub(crate) fn take_collected(&mut self) -> Box<Unit> {
-        self.current.take().unwrap_or_else(|| self.fresh_unit(Kind::Extended))
+        match self.current.take() {
+            Some(unit) => unit,
+            None => self.fresh_unit(Kind::Extended),
+        }
     }
 }
 

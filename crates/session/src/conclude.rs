@@ -69,6 +69,8 @@ impl Session {
         self.refresh_settings(leg, &unit, rolls_back, status);
         self.note_hold(leg, &unit, status);
         self.name_statements();
+        unit.empty();
+        self.spare = Some(unit);
     }
 
     /// Prepared statements that were closed are gone from the other server too; a Close that did not come to run

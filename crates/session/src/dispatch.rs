@@ -417,7 +417,7 @@ impl Session {
             unit.recallable = true;
             unit.sent.clone_from(&unit.frames);
         }
-        let frames = std::mem::take(&mut unit.frames);
+        let mut frames = std::mem::take(&mut unit.frames);
         match deferred_begin(leg, &unit).filter(|_| self.access == Access::Split) {
             Some(plain) => self.local.output.extend_from_slice(&plain),
             None if self.shares_servers() => {
@@ -425,6 +425,9 @@ impl Session {
             }
             None => frames.iter().for_each(|frame| self.link_mut(leg).output.extend_from_slice(frame)),
         }
+        // Its room is for the next unit.
+        frames.clear();
+        unit.frames = frames;
         unit.leg = Some(leg);
         if unit.continues {
             if let Some(open) = self.in_flight.back_mut() {

@@ -600,11 +600,15 @@ impl Unit {
     /// Passes on what was held back: from here on the unit cannot run again.
     fn release(&mut self, out: &mut BytesMut) {
         (self.retryable, self.recallable) = (false, false);
-        self.sent = Vec::new();
-        if !self.held.is_empty() && !self.retry {
-            out.extend_from_slice(&self.held);
+        if !self.sent.is_empty() {
+            self.sent = Vec::new();
         }
-        self.held = BytesMut::new();
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            if !self.retry {
+                out.extend_from_slice(&held);
+            }
+        }
     }
 
     /// Passes a frame on, or holds it back while the unit may have to run again.

@@ -194,6 +194,8 @@ pub struct Session {
 
     /// The unit that is being collected.
     pub(crate) current: Option<Box<Unit>>,
+    /// One that is over, for the next: what it has allocated is used again.
+    pub(crate) spare: Option<Box<Unit>>,
     /// Collected and not sent. More than one only while a unit is to run again.
     pub(crate) pending: VecDeque<Box<Unit>>,
     /// Sent and not answered; all on one server.
@@ -334,6 +336,7 @@ impl Session {
             answers: Answers::default(),
             parameters: HashMap::default(),
             current: None,
+            spare: None,
             pending: VecDeque::new(),
             in_flight: VecDeque::new(),
             large_announced: false,

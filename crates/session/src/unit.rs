@@ -6,6 +6,9 @@ use crate::leg::{Hold, Leg};
 use crate::prepared::Prepared;
 use crate::settings::Setting;
 
+/// Frames and names of a unit for which there is room in the next: as many as most have.
+const KEPT_MAX: usize = 8;
+
 /// How a unit is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -235,6 +238,27 @@ impl Unit {
             asks_position: false,
             unconfirmed: false,
         }
+    }
+
+    /// Has nothing any more, but for room within bounds: clients that are idle are many.
+    pub(crate) fn empty(&mut self) {
+        let (mut frames, mut uses, mut parses) = (
+            std::mem::take(&mut self.frames),
+            std::mem::take(&mut self.uses),
+            std::mem::take(&mut self.parses),
+        );
+        frames.clear();
+        uses.clear();
+        parses.clear();
+        frames.shrink_to(KEPT_MAX);
+        uses.shrink_to(KEPT_MAX);
+        parses.shrink_to(KEPT_MAX);
+        *self = Self { frames, uses, parses, ..Self::new(self.kind, false) };
+    }
+
+    /// One that is empty becomes another.
+    pub(crate) fn begin(&mut self, kind: Kind, continues: bool) {
+        (self.kind, self.ended, self.continues) = (kind, kind != Kind::Extended, continues);
     }
 
     /// Whether it changes which prepared statements there are in a way that is known only when it has run.

@@ -34,8 +34,8 @@ impl Running {
                 self.advance();
             }
             let mut moved = self.poll_client(cx);
-            moved |= self.poll_server(Leg::Local, cx);
-            moved |= self.poll_server(Leg::Primary, cx);
+            moved |= self.has_server(Leg::Local) && self.poll_server(Leg::Local, cx);
+            moved |= self.has_server(Leg::Primary) && self.poll_server(Leg::Primary, cx);
             if moved {
                 self.advance();
                 self.suit_access();
@@ -100,25 +100,31 @@ impl Running {
         self.session.client_closed();
     }
 
+    /// Whether there is a connection to a server. What the session has given up is closed: what is asked for next is for
+    /// another.
+    fn has_server(&mut self, leg: Leg) -> bool {
+        let is_open = match leg {
+            Leg::Local => self.session.local_is_open(),
+            Leg::Primary => self.session.primary_is_open(),
+        };
+        let stream = self.stream(leg);
+        if !is_open && stream.is_some() {
+            *stream = None;
+        }
+        let there = stream.is_some();
+        if let Some(pooled) = self.pooled.as_mut().filter(|_| !there) {
+            pooled.end_lease(leg);
+        }
+        there
+    }
+
     /// Whether anything happened that the session should look at.
-    pub(super) fn poll_server(&mut self, leg: Leg, cx: &mut Context<'_>) -> bool {
-        // What the session has given up: what is asked for next is for another connection.
-        if leg == Leg::Primary && !self.session.primary_is_open() {
-            self.primary = None;
-        }
-        if leg == Leg::Local && !self.session.local_is_open() {
-            self.local = None;
-        }
+    fn poll_server(&mut self, leg: Leg, cx: &mut Context<'_>) -> bool {
         let stream = match leg {
             Leg::Local => &mut self.local,
             Leg::Primary => &mut self.primary,
         };
-        let Some(stream) = stream else {
-            if let Some(pooled) = &mut self.pooled {
-                pooled.end_lease(leg);
-            }
-            return false;
-        };
+        let Some(stream) = stream else { return false };
         let output = self.session.server_output(leg);
         let before = output.len();
         // Empty or not: what TLS has taken may still be on its way out. A write that fails is followed by a read
