@@ -7,8 +7,12 @@ use crate::frame::FrameError;
 /// # Errors
 /// When there is no NUL.
 pub fn cstr(bytes: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
-    let end = memchr::memchr(0, bytes).ok_or(FrameError::Body)?;
+    let end = memchr(bytes).ok_or(FrameError::Body)?;
     Ok((&bytes[..end], &bytes[end + 1..]))
+}
+
+fn memchr(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|&byte| byte == 0)
 }
 
 /// The text of a Query.
