@@ -545,6 +545,8 @@ impl Running {
         self.advance();
         if self.moved.is_some() && !self.hears_last_words() {
             self.follow_gate();
+            // What was held may go on.
+            self.advance();
         }
         self.suit_access();
         self.open_what_is_wanted();

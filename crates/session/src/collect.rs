@@ -40,7 +40,7 @@ impl Session {
 
     /// The client has left and everything that it sent has been looked at: ends when it is answered.
     fn leave(&mut self) {
-        if self.in_flight.is_empty() && self.pending.is_empty() {
+        if self.in_flight.is_empty() && self.pending.is_empty() && self.held_ready.is_none() {
             for leg in [Leg::Local, Leg::Primary] {
                 let link = self.link_mut(leg);
                 if link.state == LinkState::Open {

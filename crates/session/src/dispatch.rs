@@ -10,7 +10,7 @@ use crate::moving::Held;
 use crate::own;
 use crate::session::{Access, Environment, Session, Transaction};
 use crate::settings::{IDENTITY, SET_UP_MAX};
-use crate::unit::{Consequence, Kind, Parsed, Unit};
+use crate::unit::{Consequence, KEPT_MAX, Kind, Parsed, Unit};
 
 /// Bytes of a unit that are kept at most so that it can run again.
 const RETRY_LEN_MAX: usize = 256 << 10;
@@ -425,8 +425,9 @@ impl Session {
             }
             None => frames.iter().for_each(|frame| self.link_mut(leg).output.extend_from_slice(frame)),
         }
-        // Its room is for the next unit.
+        // Their room is for the next unit.
         frames.clear();
+        frames.shrink_to(KEPT_MAX);
         unit.frames = frames;
         unit.leg = Some(leg);
         if unit.continues {

@@ -7,7 +7,7 @@ use crate::prepared::Prepared;
 use crate::settings::Setting;
 
 /// Frames and names of a unit for which there is room in the next: as many as most have.
-const KEPT_MAX: usize = 8;
+pub(crate) const KEPT_MAX: usize = 8;
 
 /// How a unit is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -116,12 +116,12 @@ impl Watch {
         let counters = &self.registered.client.counters;
         counters.add(Counter::Queries, answers.all);
         if let Some(began) = self.query_began {
-            counters.add(Counter::QueryTime, now - began);
+            counters.add(Counter::QueryTime, now.saturating_sub(began));
         }
         if answers.outside > 0 {
             counters.add(Counter::Transactions, answers.outside);
             if let Some(began) = self.transaction_began {
-                counters.add(Counter::TransactionTime, now - began);
+                counters.add(Counter::TransactionTime, now.saturating_sub(began));
             }
         }
         // A pipeline goes on: what follows is timed from here.
@@ -161,7 +161,7 @@ impl Watch {
         let waits = activity == Activity::Waiting;
         let now = if waits || began.is_some() { self.client().now() } else { 0 };
         if let Some(began) = began {
-            self.client().counters.add(Counter::WaitTime, now - began);
+            self.client().counters.add(Counter::WaitTime, now.saturating_sub(began));
         }
         self.wait_began = waits.then_some(now);
         self.client().set_activity(activity, now);

@@ -10,6 +10,7 @@ use pangea_pgwire::ErrorFields;
 use tokio::sync::oneshot;
 
 use super::{Lease, PoolClient, PooledServer, Profile, Turn, connect};
+use crate::links::is_quiet;
 
 /// A place in the queue of a pool, and what comes of it: it is polled for a connection. Nothing of it is a future on the
 /// heap before a connection has to be opened: with more clients than connections each transaction has one.
@@ -56,8 +57,10 @@ impl Future for Ticket {
             let lease = match &mut self.wait {
                 Wait::Opening(opening) => return opening.as_mut().poll(cx),
                 Wait::Turn(turn) => match ready!(Pin::new(turn).poll(cx)) {
-                    // It has only just been given back: it need not be looked at.
-                    Ok(Turn::Server(server)) => return Poll::Ready(Ok(*server)),
+                    Ok(Turn::Server(mut server)) => match is_quiet(&mut server.stream) {
+                        true => return Poll::Ready(Ok(*server)),
+                        false => server.lease,
+                    },
                     Ok(Turn::Place(lease)) => lease,
                     Err(_) => return Poll::Ready(Err(self.client.waited())),
                 },

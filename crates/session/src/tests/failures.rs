@@ -114,6 +114,25 @@ fn a_position_that_is_lost_is_asked_again() {
 }
 
 #[test]
+fn a_client_that_leaves_is_told_the_end_of_its_answer() {
+    let mut rig = Rig::new();
+    rig.given(&["SELECT 1"]);
+    rig.say(&query("INSERT INTO t VALUES (1)"));
+    rig.session.client_closed();
+    for _ in 0..3 {
+        rig.primary.step();
+    }
+    // Its position comes in another read than the answer.
+    let bytes = rig.primary.output.split();
+    rig.session.server_input(Leg::Primary).extend_from_slice(&bytes);
+    rig.advance();
+    assert_eq!(rig.heard(), "C:INSERT 0 1");
+    rig.settle();
+    assert_eq!(rig.heard(), "Z:I");
+    assert!(rig.session.is_over());
+}
+
+#[test]
 fn a_session_outlives_its_local_server() {
     let mut rig = Rig::new();
     rig.lose_reader();
