@@ -89,6 +89,8 @@ struct Inner {
     profiles: Vec<Arc<Profile>>,
     /// Connections from before it are closed when they become idle.
     generation: u64,
+    /// The time as of the last [`TICK`]: reading the clock for each transaction would cost more than all else here.
+    clock: Instant,
 }
 
 #[derive(Debug)]
@@ -300,7 +302,7 @@ impl Pools {
 impl Inner {
     fn new(bounds: Bounds) -> Self {
         let (idle, queue, profiles) = (Vec::new(), VecDeque::new(), Vec::new());
-        Self { bounds, idle, open: 0, queue, profiles, generation: 0 }
+        Self { bounds, idle, open: 0, queue, profiles, generation: 0, clock: Instant::now() }
     }
 }
 
@@ -331,8 +333,13 @@ impl Pool {
     /// Those who have waited for too long are told; the first has waited for longest.
     fn refuse_late(&self) {
         let mut inner = self.lock();
-        let longest = inner.bounds.wait_timeout;
-        while inner.queue.pop_front_if(|first| first.since.elapsed() >= longest).is_some() {}
+        let (now, longest) = (Instant::now(), inner.bounds.wait_timeout);
+        inner.clock = now;
+        while inner
+            .queue
+            .pop_front_if(|first| now.saturating_duration_since(first.since) >= longest)
+            .is_some()
+        {}
     }
 
     fn close_expired(&self) {
@@ -452,7 +459,7 @@ impl Pool {
     pub(crate) fn put(mut server: PooledServer) {
         let pool = server.lease.pool.clone();
         let mut inner = pool.lock();
-        let expired = server.lease.born.elapsed() >= inner.bounds.lifetime;
+        let expired = inner.clock.saturating_duration_since(server.lease.born) >= inner.bounds.lifetime;
         let yields = || pool.ledger.is_starving() && pool.ledger.yields(Instant::now(), &pool.key);
         if server.lease.generation != inner.generation || expired || yields() {
             drop(inner);
@@ -474,7 +481,8 @@ impl Pool {
                 Err(Turn::Place(_)) => return,
             }
         }
-        inner.idle.push(Idle { server, since: Instant::now() });
+        let since = inner.clock;
+        inner.idle.push(Idle { server, since });
         drop(inner);
         if pool.ledger.is_starving() && pool.ledger.is_wanted(&pool.key) {
             pool.relieve();
@@ -554,7 +562,8 @@ impl PoolClient {
             Ok(self.pool.place(&mut inner, self.profile.clone()))
         } else {
             let (answer, turn) = oneshot::channel();
-            let (profile, since) = (self.profile.clone(), Instant::now());
+            // Of those who wait, none is told too early.
+            let (profile, since) = (self.profile.clone(), inner.clock + TICK);
             inner.queue.push_back(Waiting { profile, since, answer });
             Err(turn)
         };

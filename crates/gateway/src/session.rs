@@ -388,8 +388,7 @@ impl Running {
         // It may have changed since the home server was chosen.
         self.follow_gate();
         self.session.set_primary_may_refuse(self.primary_is_remote());
-        // A client of a pool has its greeting already.
-        self.watch.look(&mut self.session);
+        self.attend();
         while !self.session.is_over() {
             let event = poll_fn(|cx| self.poll_event(cx)).await;
             self.handle(event);

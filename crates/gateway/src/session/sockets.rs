@@ -29,9 +29,11 @@ impl Running {
         // TLS may have taken bytes in that it has not given out.
         self.silent.client &= !self.client_bell.has_rung(cx) && !self.client.is_tls();
         loop {
+            let mut changed = false;
             // What waited for a connection goes out with the first look at it.
             while self.poll_acquiring(cx) {
                 self.advance();
+                changed = true;
             }
             let mut moved = self.poll_client(cx);
             moved |= self.has_server(Leg::Local) && self.poll_server(Leg::Local, cx);
@@ -40,7 +42,8 @@ impl Running {
                 self.advance();
                 self.suit_access();
             }
-            if self.session.is_over() || self.wants_attention() {
+            // Else it is as it was attended to.
+            if (moved || changed) && (self.session.is_over() || self.wants_attention()) {
                 return Poll::Ready(());
             }
             if !moved {
