@@ -12,7 +12,6 @@ use pangea_pgwire::{ErrorFields, SqlState};
 use crate::leg::{Expect, Hold, Leg, LinkState};
 use crate::own;
 use crate::session::{Access, Environment, Phase, Session, Transaction, canceled};
-use crate::unit::Unit;
 
 /// How often a session that begins is refused by regions that are not, or not yet, primary.
 const BEGINNINGS_MAX: u32 = 30;
@@ -250,8 +249,8 @@ impl Session {
     /// What binds the session to its connection to the primary if nothing of what is in flight there has run: whether it is
     /// pinned, listens, and what holds the connection.
     pub(crate) fn bound_by_what_has_run(&self) -> (bool, bool, Hold) {
-        let there = |unit: &&Box<Unit>| unit.leg == Some(Leg::Primary);
-        let before = self.in_flight.front().filter(there).map(|unit| unit.bound_before);
+        let first = self.in_flight.front().filter(|unit| unit.leg == Some(Leg::Primary));
+        let before = first.map(|unit| unit.bound_before);
         before.unwrap_or((self.pinned, self.listening, self.primary.hold))
     }
 
