@@ -122,8 +122,8 @@ impl Client {
 
     /// Nothing is asked for since the last answer, or something is.
     pub(crate) fn set_rest(&self, rest: Option<Rest>) {
-        self.rest
-            .store(rest.map_or(0, |rest| idle::pack(rest.since, rest.in_transaction)), Ordering::Relaxed);
+        let packed = rest.map_or(0, |rest| idle::pack(rest.since, rest.in_transaction));
+        self.rest.store(packed, Ordering::Relaxed);
     }
 
     /// Whether it has asked for nothing for longer than it may.
