@@ -199,14 +199,9 @@ impl Session {
 
     /// A unit, or the next part of the one that was flushed: a Query or FunctionCall ends that one as well.
     pub(crate) fn fresh_unit(&mut self, kind: Kind) -> Box<Unit> {
-        let continues = self.continues();
-        match self.spare.take() {
-            Some(mut spare) => {
-                spare.begin(kind, continues);
-                spare
-            }
-            None => Box::new(Unit::new(kind, continues)),
-        }
+        let mut unit = self.spare.take().unwrap_or_default();
+        unit.begin(kind, self.continues());
+        unit
     }
 
     /// Whether what comes next belongs to a unit that was flushed.
@@ -241,10 +236,7 @@ impl Session {
         let frame = rewritten.unwrap_or(frame);
         let text = message::query_text(&frame[HEADER_LEN..])?;
         // Extended messages without a Sync before it are a unit with it.
-        let mut unit = match self.current.take() {
-            Some(unit) => unit,
-            None => self.fresh_unit(Kind::Simple),
-        };
+        let mut unit = self.take_current(Kind::Simple);
         let mixed = unit.kind != Kind::Simple;
         self.judge_batch(&mut unit, &batch);
         unit.unread |= batch.unparsable && !is_plain_write(text);
@@ -576,9 +568,14 @@ impl Session {
     }
 
     pub(crate) fn take_collected(&mut self) -> Box<Unit> {
+        self.take_current(Kind::Extended)
+    }
+
+    /// What was collected; with nothing, a unit of this kind.
+    fn take_current(&mut self, kind: Kind) -> Box<Unit> {
         match self.current.take() {
             Some(unit) => unit,
-            None => self.fresh_unit(Kind::Extended),
+            None => self.fresh_unit(kind),
         }
     }
 }

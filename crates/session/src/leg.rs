@@ -103,9 +103,10 @@ pub(crate) struct Link {
 }
 
 /// Why a connection cannot be given to another session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Hold {
     /// It can.
+    #[default]
     No,
     /// There may be something on it that only it has; the server can be asked.
     Checked,

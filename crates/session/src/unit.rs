@@ -10,11 +10,12 @@ use crate::settings::Setting;
 pub(crate) const KEPT_MAX: usize = 8;
 
 /// How a unit is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// One Query.
     Simple,
     /// Parse, Bind, Describe, Execute, Close up to a Sync.
+    #[default]
     Extended,
     /// One FunctionCall.
     Function,
@@ -71,7 +72,7 @@ pub(crate) struct Parsed {
 }
 
 /// A unit while it is collected, waits, and is in flight. It is long: it stays where it is on the heap.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about what the unit contains")]
 pub(crate) struct Unit {
     pub(crate) kind: Kind,
@@ -181,65 +182,6 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    pub(crate) fn new(kind: Kind, continues: bool) -> Self {
-        Self {
-            kind,
-            frames: Vec::new(),
-            len: 0,
-            sent: Vec::new(),
-            ended: kind != Kind::Extended,
-            continues,
-            needs_primary: false,
-            pins: false,
-            holds: false,
-            frees: false,
-            reads_private_state: false,
-            reads_session_state: false,
-            reads: false,
-            prepares_write: false,
-            executes: false,
-            opens_cursor: false,
-            begins: false,
-            ends_transaction: false,
-            mixes_control: false,
-            copies_in: 0,
-            streams: false,
-            chains: false,
-            unread: false,
-            changes_catalog: false,
-            listens: false,
-            sets_own: false,
-            consequences: Vec::new(),
-            commands: 0,
-            uses: Vec::new(),
-            uses_by_name: Vec::new(),
-            missing: None,
-            stands_for_parse: Vec::new(),
-            close_answers: 0,
-            parses_sent: 0,
-            parses: Vec::new(),
-            closes: Vec::new(),
-            run_again: false,
-            run_on_primary: false,
-            leg: None,
-            retryable: false,
-            recallable: false,
-            bound_before: (false, false, Hold::No),
-            is_cancelled: false,
-            retry: false,
-            held: BytesMut::new(),
-            errored: false,
-            parse_completes: 0,
-            close_completes: 0,
-            command_completes: 0,
-            rolled_back: false,
-            copy_started: false,
-            copy_active: false,
-            asks_position: false,
-            unconfirmed: false,
-        }
-    }
-
     /// Has nothing any more, but for room within bounds: clients that are idle are many.
     pub(crate) fn empty(&mut self) {
         let (mut frames, mut uses, mut parses) = (
@@ -253,7 +195,7 @@ impl Unit {
         frames.shrink_to(KEPT_MAX);
         uses.shrink_to(KEPT_MAX);
         parses.shrink_to(KEPT_MAX);
-        *self = Self { frames, uses, parses, ..Self::new(self.kind, false) };
+        *self = Self { frames, uses, parses, ..Self::default() };
     }
 
     /// One that is empty becomes another.
