@@ -1,5 +1,7 @@
 //! Reading the messages that the gateway has to understand. Views borrow from the frame's body.
 
+use memchr::memchr;
+
 use crate::frame::FrameError;
 
 /// A C string at the start of `bytes`, and what follows it.
@@ -7,12 +9,10 @@ use crate::frame::FrameError;
 /// # Errors
 /// When there is no NUL.
 pub fn cstr(bytes: &[u8]) -> Result<(&[u8], &[u8]), FrameError> {
-    let end = memchr(bytes).ok_or(FrameError::Body)?;
-    Ok((&bytes[..end], &bytes[end + 1..]))
-}
-
-fn memchr(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|&byte| byte == 0)
+    // Most names are empty.
+    let end = if bytes.first() == Some(&0) { Some(0) } else { memchr(0, bytes) };
+    let (text, rest) = bytes.split_at(end.ok_or(FrameError::Body)?);
+    Ok((text, &rest[1..]))
 }
 
 /// The text of a Query.
@@ -21,7 +21,7 @@ fn memchr(bytes: &[u8]) -> Option<usize> {
 /// When the body is no single C string.
 pub fn query_text(body: &[u8]) -> Result<&[u8], FrameError> {
     match body.split_last() {
-        Some((0, text)) if !text.contains(&0) => Ok(text),
+        Some((0, text)) if memchr(0, text).is_none() => Ok(text),
         _ => Err(FrameError::Body),
     }
 }

@@ -159,7 +159,7 @@ impl Session {
                 let mut frame = frame;
                 match Target::read(&frame[HEADER_LEN..])? {
                     Target::Statement(name) => {
-                        let closed = self.statements.remove_entry(name);
+                        let closed = self.statements.remove(name).map(|known| (frame.slice_ref(name), known));
                         // Where SQL has named it, it is there under the client's own name.
                         if closed
                             .as_ref()
@@ -250,9 +250,7 @@ impl Session {
         unit.ended = true;
         unit.push(frame);
         // A simple query ends the unnamed statement.
-        if !self.statements.is_empty() {
-            self.statements.remove(&b""[..]);
-        }
+        self.statements.remove(b"");
         self.pending.push_back(unit);
         Ok(())
     }
@@ -286,7 +284,26 @@ impl Session {
         Some(text)
     }
 
+    /// Takes a Parse that makes the unnamed statement what it already is, as clients do that prepare nothing; whether it is one.
+    fn takes_parse_again(&mut self, frame: &Bytes, version: u64) -> bool {
+        let Some(known) = self.statements.get_mut(b"") else { return false };
+        let Origin::Parse(kept) = &known.origin else { return false };
+        if kept != frame || known.catalog_version != version || !known.batch.only_reads() {
+            return false;
+        }
+        let kept = kept.clone();
+        (known.on, known.is_proven) = ([0; 2], false);
+        let unit = self.collecting();
+        unit.parses.push(Parsed { name: Bytes::new(), injected: false, made: None });
+        unit.reads = true;
+        unit.push(kept);
+        true
+    }
+
     fn take_parse(&mut self, frame: &Bytes, environment: &mut impl Environment) -> Result<(), FrameError> {
+        if self.takes_parse_again(frame, environment.catalog_version()) {
+            return Ok(());
+        }
         // A copy: what is remembered must not keep the buffer that it was read into.
         let mut kept = Bytes::copy_from_slice(frame);
         let parse = Parse::read(&kept[HEADER_LEN..])?;
@@ -299,6 +316,10 @@ impl Session {
         let parse = Parse::read(&kept[HEADER_LEN..])?;
         let name = kept.slice_ref(parse.statement);
         let prepares_write = batch.needs_primary();
+        let is_lasting = name.is_empty()
+            && self.shares_servers()
+            && batch.only_reads()
+            && !shared::tells_the_moment(parse.text);
         let shared =
             (self.shares_servers() && !name.is_empty()).then(|| self.shared_name_of(parse.text, parse.types));
         let statement = Prepared {
@@ -309,10 +330,11 @@ impl Session {
             batch,
             on: [0; 2],
             is_proven: false,
+            is_lasting,
             shared: shared.clone(),
         };
         let mut frame = kept.clone();
-        if name.is_empty() || !self.statements.contains_key(&name) {
+        if name.is_empty() || self.statements.get(&name).is_none() {
             if let Some(shared) = &shared {
                 frame = shared::renamed_parse(shared, &statement.text, &statement.types);
             }
@@ -332,8 +354,8 @@ impl Session {
     fn take_bind(&mut self, frame: Bytes, environment: &mut impl Environment) -> Result<(), FrameError> {
         let bind = Bind::read(&frame[HEADER_LEN..])?;
         let name = frame.slice_ref(bind.statement);
-        self.collecting().uses.push(name.clone());
-        let (mut batch, mut shared) = (None, None);
+        let mut shared = None;
+        let mut bound = None;
         if let Some(statement) = self.statements.get_mut(&name) {
             let version = environment.catalog_version();
             if matches!(statement.origin, Origin::Parse(_)) && statement.catalog_version != version {
@@ -341,25 +363,24 @@ impl Session {
                 statement.catalog_version = version;
             }
             shared.clone_from(&statement.shared);
-            batch = Some(statement.batch.clone());
-            let portal = Portal {
-                text: statement.text.clone(),
-                types: statement.types.clone(),
-                values: frame.slice_ref(bind.rest),
-                batch: statement.batch.clone(),
+            let portal = match statement.batch.only_reads() {
+                true => Portal::Read,
+                false => Portal::Bound(bound.insert(statement.bind(frame.slice_ref(bind.rest))).clone()),
             };
             self.portals.insert(frame.slice_ref(bind.portal), portal);
         }
-        let named = !bind.portal.is_empty();
         let unit = self.collecting();
+        unit.uses.push(name);
         // A portal cannot be moved: it is made where it will be executed.
-        for statement in batch.iter().flat_map(|batch| &batch.statements) {
-            unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
-            unit.pins |= statement.pins && statement.effect != Effect::Listen;
-            unit.reads_session_state |= statement.reads_session_state;
+        if let Some(bound) = bound {
+            for statement in &bound.batch.statements {
+                unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
+                unit.pins |= statement.pins && statement.effect != Effect::Listen;
+                unit.reads_session_state |= statement.reads_session_state;
+            }
+            unit.needs_primary |= bound.batch.unparsable;
         }
-        unit.needs_primary |= batch.is_some_and(|batch| batch.unparsable);
-        unit.opens_cursor |= named;
+        unit.opens_cursor |= !bind.portal.is_empty();
         unit.reads = true;
         unit.executes = true;
         unit.push(match shared {
@@ -371,16 +392,28 @@ impl Session {
 
     fn take_execute(&mut self, frame: Bytes) -> Result<(), FrameError> {
         let execute = Execute::read(&frame[HEADER_LEN..])?;
-        let portal = self.portals.get(execute.portal).cloned();
+        let bound = match self.portals.get(execute.portal) {
+            Some(Portal::Read) => {
+                let unit = self.collecting();
+                (unit.reads, unit.executes) = (true, true);
+                unit.opens_cursor |= execute.row_limit > 0;
+                unit.mixes_control |= unit.ends_transaction;
+                unit.commands += 1;
+                unit.push(frame);
+                return Ok(());
+            }
+            Some(Portal::Bound(bound)) => Some(bound.clone()),
+            None => None,
+        };
         let mut unit = self.take_collected();
         let executed_before = unit.begins || unit.ends_transaction;
         unit.opens_cursor |= execute.row_limit > 0;
-        match portal {
-            Some(portal) => {
-                self.judge_batch(&mut unit, &portal.batch);
-                unit.unread |= portal.batch.unparsable && !is_plain_write(&portal.text);
-                for statement in &portal.batch.statements {
-                    self.judge(&mut unit, statement, &|| portal.wire(), portal.first_parameter());
+        match bound {
+            Some(bound) => {
+                self.judge_batch(&mut unit, &bound.batch);
+                unit.unread |= bound.batch.unparsable && !is_plain_write(&bound.text);
+                for statement in &bound.batch.statements {
+                    self.judge(&mut unit, statement, &|| bound.wire(), bound.first_parameter());
                 }
             }
             // A cursor of SQL, or nothing: it is where the transaction is.
@@ -414,6 +447,11 @@ impl Session {
         wire: &dyn Fn() -> Bytes,
         parameter: Option<&[u8]>,
     ) {
+        if statement.only_reads() {
+            unit.reads = true;
+            unit.commands += 1;
+            return;
+        }
         unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
         unit.pins |= statement.pins && statement.effect != Effect::Listen;
         unit.reads_session_state |= statement.reads_session_state;
@@ -442,6 +480,7 @@ impl Session {
                     batch: Arc::new(batch),
                     on: [0; 2],
                     is_proven: false,
+                    is_lasting: false,
                     shared: None,
                 };
                 unit.reads = true;

@@ -24,6 +24,9 @@ impl Session {
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
         let split = self.access != Access::Primary;
         let wrote = unit.needs_primary || unit.unread || if split { was_primary } else { self.wrote };
+        if unit.errored {
+            self.link_mut(leg).server.unnamed = None;
+        }
         // What the session has sent behind the unit has ended its unnamed statement.
         let unnamed_ended = self.link(leg).ends_unnamed();
         for parsed in unit.parses.iter().take(unit.parse_completes) {
@@ -80,8 +83,8 @@ impl Session {
             let Some((name, statement)) = closed else { continue };
             if index < unit.close_completes {
                 self.tidy_statement(other(leg), &name, &statement);
-            } else {
-                self.statements.entry(name).or_insert(statement);
+            } else if self.statements.get(&name).is_none() {
+                self.statements.insert(Bytes::copy_from_slice(&name), statement);
             }
         }
     }
@@ -240,7 +243,7 @@ impl Session {
         if let Some(name) = name {
             return self.remove_statement(leg, &name);
         }
-        self.statements.retain(|name, _| name.is_empty());
+        self.statements.clear_named();
         self.link_mut(leg).server.statements.clear();
         self.tidy_other(leg, "DEALLOCATE ALL");
     }

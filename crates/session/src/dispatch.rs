@@ -10,10 +10,10 @@ use crate::moving::Held;
 use crate::own;
 use crate::session::{Access, Environment, Session, Transaction};
 use crate::settings::{IDENTITY, SET_UP_MAX};
-use crate::unit::{Consequence, KEPT_MAX, Kind, Parsed, Unit};
+use crate::unit::{Consequence, Kind, Parsed, Unit};
 
 /// Bytes of a unit that are kept at most so that it can run again.
-const RETRY_LEN_MAX: usize = 256 << 10;
+pub(crate) const RETRY_LEN_MAX: usize = 256 << 10;
 
 /// Units that are in flight at most: enough for a pipeline to a primary far away, and few enough that a client with
 /// thousands of statements in one pipeline takes turns with the others of its thread.
@@ -220,7 +220,8 @@ impl Session {
     /// Whether a unit may be sent while others are in flight: only where their outcome cannot change its way.
     fn may_overlap(&self, leg: Leg, unit: &Unit) -> bool {
         let settled = self.in_flight.iter().all(|other| {
-            other.leg == Some(Leg::Primary) && other.ended && other.copies_in == 0 && !other.streams
+            let whole = other.ended && other.copies_in == 0 && !other.streams;
+            other.leg == Some(Leg::Primary) && whole && !other.skips_parse
         });
         let ends = self
             .in_flight
@@ -378,7 +379,7 @@ impl Session {
     /// Sends something of the session's own.
     pub(crate) fn send_hidden(&mut self, leg: Leg, wire: &[u8], expect: Expect) {
         // A Query, and a Parse of the unnamed statement, end the unnamed statement of that server.
-        if let Some(unnamed) = self.statements.get_mut(&b""[..]) {
+        if let Some(unnamed) = self.statements.get_mut(b"") {
             unnamed.on[leg.index()] = 0;
         }
         self.link_mut(leg).send(wire, expect);
@@ -407,28 +408,24 @@ impl Session {
         self.link_mut(leg).wrote_here |= unit.needs_primary || unit.unread;
         self.pinned |= unit.pins;
         self.listening |= unit.listens;
+        let mut keeps = false;
         if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
             // To the primary, or to another reader when this one goes.
             unit.retryable = !unit.continues && (self.may_forward() || self.access == Access::Local);
-            unit.sent.clone_from(&unit.frames);
+            keeps = true;
         }
         // Of one that was flushed not all that was sent is known.
         if leg == Leg::Primary && self.may_be_refused() && !unit.continues && !unit.streams {
-            unit.recallable = true;
-            unit.sent.clone_from(&unit.frames);
+            (unit.recallable, keeps) = (true, true);
         }
-        let mut frames = std::mem::take(&mut unit.frames);
+        let frames = std::mem::take(&mut unit.frames);
         match deferred_begin(leg, &unit).filter(|_| self.access == Access::Split) {
             Some(plain) => self.local.output.extend_from_slice(&plain),
-            None if self.shares_servers() => {
-                frames.iter().for_each(|frame| self.write_shared(leg, &mut unit, frame));
-            }
+            None if self.shares_servers() => self.write_shared(leg, &mut unit, &frames),
             None => frames.iter().for_each(|frame| self.link_mut(leg).output.extend_from_slice(frame)),
         }
-        // Their room is for the next unit.
-        frames.clear();
-        frames.shrink_to(KEPT_MAX);
-        unit.frames = frames;
+        keeps |= unit.skips_parse;
+        unit.put_away(frames, keeps);
         unit.leg = Some(leg);
         if unit.continues {
             if let Some(open) = self.in_flight.back_mut() {
@@ -491,7 +488,7 @@ impl Session {
     /// Makes the prepared statements that the unit uses on its server.
     fn provide_statements(&mut self, leg: Leg, unit: &mut Unit) {
         if unit.reads_session_state && !self.shares_servers() {
-            unit.uses = self.statements.keys().filter(|name| !name.is_empty()).cloned().collect();
+            unit.uses = self.statements.named().map(|(name, _)| name.clone()).collect();
         }
         // Put back: the unit may have to run again elsewhere.
         let (uses, by_name) = (std::mem::take(&mut unit.uses), std::mem::take(&mut unit.uses_by_name));

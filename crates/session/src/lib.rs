@@ -42,6 +42,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod unit;
+mod unnamed;
 
 pub use leg::Leg;
 pub use moving::Held;

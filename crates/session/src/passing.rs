@@ -120,7 +120,7 @@ impl Session {
             }
             _ => {
                 unit.unread = !starts_plain_write(&self.client_in[HEADER_LEN..]);
-                self.statements.remove(&b""[..]);
+                self.statements.remove(b"");
             }
         }
         self.large_announced = true;

@@ -36,6 +36,8 @@ pub(crate) struct Prepared {
     pub(crate) is_proven: bool,
     /// Its name on servers that sessions share, where it is not the client's.
     pub(crate) shared: Option<Bytes>,
+    /// It is a read that means the same whenever it is prepared.
+    pub(crate) is_lasting: bool,
 }
 
 impl Prepared {
@@ -61,6 +63,17 @@ impl Prepared {
         out
     }
 
+    /// Whether it was made by this very frame.
+    pub(crate) fn is_of(&self, frame: &Bytes) -> bool {
+        matches!(&self.origin, Origin::Parse(parse) if (parse.as_ptr(), parse.len()) == (frame.as_ptr(), frame.len()))
+    }
+
+    /// What a Bind with these formats and values makes of it.
+    pub(crate) fn bind(&self, values: Bytes) -> Arc<Bound> {
+        let (text, types) = (self.text.clone(), self.types.clone());
+        Arc::new(Bound { text, types, values, batch: self.batch.clone() })
+    }
+
     /// Whether a connection has it, under the client's name for it or under the shared one.
     pub(crate) fn is_on(&self, leg: Leg, link: &Link) -> bool {
         match &self.shared {
@@ -71,8 +84,17 @@ impl Prepared {
 }
 
 /// A portal: a prepared statement with its parameters.
-#[derive(Debug, Clone)]
-pub(crate) struct Portal {
+#[derive(Debug)]
+pub(crate) enum Portal {
+    /// Of one statement that does nothing but read: no more need be known.
+    Read,
+    /// Of any other.
+    Bound(Arc<Bound>),
+}
+
+/// What a portal was made of.
+#[derive(Debug)]
+pub(crate) struct Bound {
     pub(crate) text: Bytes,
     pub(crate) types: Bytes,
     /// Formats and values of the Bind, as sent.
@@ -80,7 +102,7 @@ pub(crate) struct Portal {
     pub(crate) batch: Arc<Batch>,
 }
 
-impl Portal {
+impl Bound {
     /// Frames that execute it once more on another server, with one ReadyForQuery as answer.
     pub(crate) fn wire(&self) -> Bytes {
         let mut out = BytesMut::new();
@@ -90,9 +112,7 @@ impl Portal {
         build::sync(&mut out);
         out.freeze()
     }
-}
 
-impl Portal {
     /// The first parameter as text, if it was sent as text.
     pub(crate) fn first_parameter(&self) -> Option<&[u8]> {
         let (formats, rest) = self.values.split_first_chunk::<2>()?;
@@ -110,9 +130,66 @@ impl Portal {
     }
 }
 
-/// The prepared statements of a session by name; the unnamed one has the empty name. Statements of Parse and of
-/// PREPARE share their names, as in PostgreSQL.
-pub(crate) type Statements = HashMap<Bytes, Prepared, ahash::RandomState>;
+/// The prepared statements of a session by name. Statements of Parse and of PREPARE share their names, as in PostgreSQL.
+pub(crate) type Statements = ByName<Prepared>;
 
 /// The portals of a transaction by name.
-pub(crate) type Portals = HashMap<Bytes, Portal, ahash::RandomState>;
+pub(crate) type Portals = ByName<Portal>;
+
+/// Things by their names in the protocol. The one with the empty name, which most clients use with each statement, is
+/// found without a look at a table.
+#[derive(Debug)]
+pub(crate) struct ByName<T> {
+    unnamed: Option<T>,
+    named: HashMap<Bytes, T, ahash::RandomState>,
+}
+
+impl<T> Default for ByName<T> {
+    fn default() -> Self {
+        Self { unnamed: None, named: HashMap::default() }
+    }
+}
+
+impl<T> ByName<T> {
+    pub(crate) fn get(&self, name: &[u8]) -> Option<&T> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) }
+    }
+
+    pub(crate) fn get_mut(&mut self, name: &[u8]) -> Option<&mut T> {
+        if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) }
+    }
+
+    /// Adds one in the place of another of that name.
+    pub(crate) fn insert(&mut self, name: Bytes, item: T) {
+        if name.is_empty() {
+            self.unnamed = Some(item);
+        } else {
+            self.named.insert(name, item);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, name: &[u8]) -> Option<T> {
+        if name.is_empty() { self.unnamed.take() } else { self.named.remove(name) }
+    }
+
+    /// All but the unnamed one.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&Bytes, &T)> {
+        self.named.iter()
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.unnamed.iter_mut().chain(self.named.values_mut())
+    }
+
+    /// Forgets all but the unnamed one.
+    pub(crate) fn clear_named(&mut self) {
+        self.named.clear();
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.unnamed = None;
+        if !self.named.is_empty() {
+            self.named.clear();
+        }
+    }
+}

@@ -20,4 +20,5 @@ mod shared;
 mod simulation;
 mod state;
 mod transactions;
+mod unnamed;
 mod wire;

@@ -7,7 +7,7 @@ use crate::prepared::Prepared;
 use crate::settings::Setting;
 
 /// Frames and names of a unit for which there is room in the next: as many as most have.
-pub(crate) const KEPT_MAX: usize = 8;
+const KEPT_MAX: usize = 8;
 
 /// How a unit is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -141,6 +141,10 @@ pub(crate) struct Unit {
     pub(crate) close_answers: usize,
     /// Parse messages that were sent.
     pub(crate) parses_sent: usize,
+    /// Its Parse was not sent, and the client has no answer to that yet.
+    pub(crate) skips_parse: bool,
+    /// It has failed without its Parse, and runs with it.
+    pub(crate) parses_anew: bool,
     /// Statements that its Parse messages make, in order.
     pub(crate) parses: Vec<Parsed>,
     /// What its Close messages remove, in order; `None` for a portal or what is not there.
@@ -198,9 +202,35 @@ impl Unit {
         *self = Self { frames, uses, parses, ..Self::default() };
     }
 
+    /// What was sent is kept while it may have to be sent again; else its room is for the next unit.
+    pub(crate) fn put_away(&mut self, mut frames: Vec<Bytes>, keeps: bool) {
+        if keeps {
+            self.sent = frames;
+        } else {
+            frames.clear();
+            frames.shrink_to(KEPT_MAX);
+            self.frames = frames;
+        }
+    }
+
     /// One that is empty becomes another.
     pub(crate) fn begin(&mut self, kind: Kind, continues: bool) {
         (self.kind, self.ended, self.continues) = (kind, kind != Kind::Extended, continues);
+    }
+
+    /// Whether it is whole and does nothing but read, whatever it prepares.
+    pub(crate) fn only_reads(&self) -> bool {
+        let special = self.continues
+            | self.needs_primary
+            | self.pins
+            | self.holds
+            | self.frees
+            | self.reads_private_state
+            | self.reads_session_state
+            | self.unread
+            | self.streams;
+        let whole = self.kind == Kind::Extended && self.ended && self.copies_in == 0;
+        whole && !special && self.consequences.is_empty() && self.closes.is_empty() && self.uses_by_name.is_empty()
     }
 
     /// Whether it changes which prepared statements there are in a way that is known only when it has run.

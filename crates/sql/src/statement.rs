@@ -24,6 +24,12 @@ impl Batch {
         self.unparsable || self.statements.iter().any(|statement| statement.needs_primary)
     }
 
+    /// Whether it is one statement that does nothing but read.
+    #[inline]
+    pub fn only_reads(&self) -> bool {
+        matches!(self.statements.as_slice(), [statement] if statement.only_reads()) && !self.unparsable
+    }
+
     /// Whether it leaves state on the server's session that cannot be made again elsewhere.
     pub fn pins(&self) -> bool {
         self.statements.iter().any(|statement| statement.pins)
@@ -54,6 +60,17 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// Whether it does nothing but read, and nothing that only this connection has.
+    #[inline]
+    pub fn only_reads(&self) -> bool {
+        let special = self.needs_primary
+            | self.pins
+            | self.holds
+            | self.reads_private_state
+            | self.reads_session_state;
+        !special && matches!(self.effect, Effect::None)
+    }
+
     /// A statement that changes nothing and may run anywhere.
     pub(crate) fn harmless(effect: Effect) -> Self {
         Self {

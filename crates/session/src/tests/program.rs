@@ -269,6 +269,20 @@ impl Author<'_> {
     }
 }
 
+/// A program that executes the same few texts again and again, most of the time.
+pub(super) fn program_of_few_texts(rng: &mut Rng) -> Vec<Step> {
+    let mut steps = program(rng);
+    for _ in 0..30 {
+        let number = 1 + rng.below(5);
+        let text = match rng.below(2) {
+            0 => "P - SELECT id FROM t; B - -; E - 0; S".to_owned(),
+            _ => format!("P - SELECT id FROM t WHERE id = $1; B - - {number}; D P -; E - 0; S"),
+        };
+        steps.insert(rng.below(steps.len() + 1), Step { bytes: wire::extended(&text), text });
+    }
+    steps
+}
+
 /// A program of some steps.
 pub(super) fn program(rng: &mut Rng) -> Vec<Step> {
     let visited = std::env::var("PANGEA_CORNERS").unwrap_or_default();

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::{Bytes, BytesMut};
 
 use super::engine::{Database, Engine, Role};
-use super::program::{Rng, Step, program};
+use super::program::{Rng, Step, program, program_of_few_texts};
 use super::rig::{Rig, startup};
 use super::server::Server;
 use super::wire;
@@ -49,6 +49,8 @@ enum Servers {
     Moving,
     /// The same, of other sessions too.
     SharedMoving(Access),
+    /// Other sessions' too, and their unnamed statements come to be of no use; programs are of few texts.
+    Stale(Access),
 }
 
 /// A session under way.
@@ -201,11 +203,12 @@ fn reference(steps: &[Step]) -> Server {
 fn simulate(steps: &[Step], order: u64, servers: Servers) -> Rig {
     let mut rig = match servers {
         Servers::Own => Rig::new(),
-        Servers::Shared(access) => Rig::shared(access, order),
+        Servers::Shared(access) | Servers::Stale(access) => Rig::shared(access, order),
         Servers::Moving => Rig::new().with_relay(),
         Servers::SharedMoving(access) => Rig::shared(access, order).with_relay(),
     };
     rig.primary_is_up = false;
+    rig.goes_stale = matches!(servers, Servers::Stale(_));
     let mut run = Run { rig, rng: Rng(order), unsaid: BytesMut::new() };
     for step in steps {
         run.unsaid.extend_from_slice(&step.bytes);
@@ -266,7 +269,8 @@ fn shorten(mut steps: Vec<Step>, order: u64, servers: Servers) -> (Vec<Step>, St
 }
 
 fn run_seed(seed: u64, servers: Servers) {
-    let steps = program(&mut Rng(seed));
+    let write = if matches!(servers, Servers::Stale(_)) { program_of_few_texts } else { program };
+    let steps = write(&mut Rng(seed));
     if fails(&steps, seed, servers).is_some() {
         let (steps, text) = shorten(steps, seed, servers);
         let said: Vec<&str> = steps.iter().map(|step| step.text.as_str()).collect();
@@ -297,6 +301,7 @@ fn one_seed() {
         .into_iter()
         .chain(shared.map(Servers::Shared))
         .chain(shared.map(Servers::SharedMoving))
+        .chain(shared.map(Servers::Stale))
     {
         run_seed(given("PANGEA_SEED", 1), servers);
     }
@@ -320,4 +325,9 @@ fn random_programs_are_answered_as_by_one_server_while_the_primary_moves() {
 #[test]
 fn random_programs_on_shared_servers_are_answered_so_too() {
     run_seeds(|seed| Servers::SharedMoving(access(seed)));
+}
+
+#[test]
+fn the_same_texts_again_and_again_are_answered_as_by_one_server() {
+    run_seeds(|seed| Servers::Stale(access(seed)));
 }
