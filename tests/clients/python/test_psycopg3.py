@@ -5,6 +5,7 @@ import datetime
 import decimal
 import ipaddress
 import threading
+import time
 import uuid
 
 import psycopg
@@ -429,6 +430,56 @@ def test_read_your_own_writes(connection, table):
         if found != (f"v{n}",):
             missed.append(n)
     assert missed == []
+
+
+def test_a_text_sent_again_means_what_it_means_now(connect, table):
+    """The text comes with each execution: columns that have changed since the last one are no error."""
+    one, other = (connect(autocommit=True, prepare_threshold=None) for _ in range(2))
+    third = connect(autocommit=True, prepare_threshold=0)
+    one.execute(f"CREATE TABLE {table} (a int)")
+    one.execute(f"INSERT INTO {table} VALUES (1)")
+
+    def read(connection):
+        return connection.execute(f"SELECT * FROM {table} WHERE a::int > %s", (0,)).fetchall()
+
+    def until(expected):
+        while True:
+            rows = read(other)
+            if rows == expected:
+                return
+            # In another region it comes later.
+            assert rows in changes
+            time.sleep(0.01)
+
+    changes = [[(1,)]]
+    for change, expected in [
+        ("SELECT 1", [(1,)]),
+        (f"ALTER TABLE {table} ADD b text DEFAULT 'x'", [(1, "x")]),
+        (f"ALTER TABLE {table} ALTER a TYPE text", [("1", "x")]),
+        (f"BEGIN; DROP TABLE {table}; CREATE TABLE {table} AS SELECT 5 AS a; COMMIT", [(5,)]),
+    ]:
+        # Where connections are shared, the change happens on another one than the next reads.
+        nap = threading.Thread(target=third.execute, args=("SELECT pg_sleep(%s)", (0.2,)))
+        nap.start()
+        time.sleep(0.1)
+        one.execute(change)
+        nap.join()
+        until(expected)
+        for _ in range(7):
+            assert read(one) == expected
+        changes = [expected]
+    one.execute(f"DROP TABLE {table}")
+    with pytest.raises(errors.UndefinedTable):
+        read(one)
+
+
+def test_a_text_sent_again_is_read_by_the_settings_of_now(connect):
+    connection = connect(autocommit=True, prepare_threshold=None)
+    moment = "SELECT '2026-03-04 12:00'::timestamptz = %s::timestamptz"
+    for zone, same in [("UTC", "12:00+00"), ("Asia/Tokyo", "12:00+09"), ("UTC", "12:00+00")]:
+        connection.execute(f"SET timezone TO '{zone}'")
+        for _ in range(7):
+            assert value(connection, moment, (f"2026-03-04 {same}",))
 
 
 def test_another_session_sees_writes_at_global(connect, table):
