@@ -111,7 +111,7 @@ struct Waiting {
 #[derive(Debug)]
 enum Turn {
     /// A connection.
-    Server(Box<PooledServer>),
+    Server(PooledServer),
     /// A place for one that is still to be opened.
     Place(Lease),
 }
@@ -154,7 +154,7 @@ impl Drop for Lease {
 #[derive(Debug)]
 pub(crate) struct PooledServer {
     pub(crate) stream: Stream,
-    pub(crate) state: ServerState,
+    pub(crate) state: Box<ServerState>,
     pub(crate) lease: Lease,
 }
 
@@ -475,9 +475,9 @@ impl Pool {
                 drop(inner);
                 return drop(server);
             }
-            match first.answer.send(Turn::Server(Box::new(server))) {
+            match first.answer.send(Turn::Server(server)) {
                 Ok(()) => return,
-                Err(Turn::Server(back)) => server = *back,
+                Err(Turn::Server(back)) => server = back,
                 Err(Turn::Place(_)) => return,
             }
         }

@@ -20,6 +20,49 @@ const REPORTED_DATE_STYLE: &[u8] = b"DateStyle";
 impl Session {
     /// Draws the consequences of a unit.
     pub(crate) fn conclude(&mut self, leg: Leg, mut unit: Box<Unit>, status: u8) {
+        if status == b'I' && self.is_inconsequential(leg, &unit) {
+            self.note_prepared(leg, &unit);
+            self.failed = false;
+            self.forget_portals();
+        } else {
+            self.conclude_any(leg, &mut unit, status);
+        }
+        unit.empty();
+        self.spare = Some(unit);
+    }
+
+    /// Whether nothing follows from a unit that is over, outside of a transaction: as from most reads.
+    fn is_inconsequential(&self, leg: Leg, unit: &Unit) -> bool {
+        let settled = !(self.wrote || self.may_commit_async || self.settings_due || self.set_in_transaction);
+        unit.only_reads()
+            && !unit.errored
+            && unit.parse_completes == unit.parses.len()
+            && settled
+            && matches!(self.transaction, Transaction::Idle)
+            && self.set_up.is_empty()
+            && self.link(leg).hold == Hold::No
+            && (!self.shares_servers() || self.salted == (self.settings.newest(), 0))
+    }
+
+    /// Notes what a unit has prepared.
+    fn note_prepared(&mut self, leg: Leg, unit: &Unit) {
+        // What the session has sent behind the unit has ended its unnamed statement.
+        let unnamed_ended = !unit.parses.is_empty() && self.link(leg).ends_unnamed();
+        for parsed in unit.parses.iter().take(unit.parse_completes) {
+            if !(parsed.name.is_empty() && unnamed_ended) {
+                self.mark_prepared(&parsed.name, leg);
+            }
+        }
+    }
+
+    /// Portals end with the transaction; those that the client is binding now belong to what comes next.
+    fn forget_portals(&mut self) {
+        if self.current.is_none() && self.pending.is_empty() {
+            self.portals.clear();
+        }
+    }
+
+    fn conclude_any(&mut self, leg: Leg, unit: &mut Unit, status: u8) {
         let was_primary = matches!(self.transaction, Transaction::Primary);
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
         let split = self.access != Access::Primary;
@@ -27,21 +70,15 @@ impl Session {
         if unit.errored {
             self.link_mut(leg).server.unnamed = None;
         }
-        // What the session has sent behind the unit has ended its unnamed statement.
-        let unnamed_ended = self.link(leg).ends_unnamed();
-        for parsed in unit.parses.iter().take(unit.parse_completes) {
-            if !(parsed.name.is_empty() && unnamed_ended) {
-                self.mark_prepared(&parsed.name, leg);
-            }
-        }
+        self.note_prepared(leg, unit);
         for parsed in unit.parses.iter().skip(unit.parse_completes) {
             if let Some(name) = &parsed.made {
                 self.link_mut(leg).server.statements.remove(name);
             }
         }
-        self.forget_parses(&unit, unit.parse_completes);
+        self.forget_parses(unit, unit.parse_completes);
         self.catalog_changed |= unit.changes_catalog;
-        self.conclude_closes(leg, &mut unit);
+        self.conclude_closes(leg, unit);
         // What an error leaves of a string with transaction control is not worth finding out.
         let unknown = unit.errored && unit.mixes_control && !unit.consequences.is_empty();
         if unknown || (unit.unread && !unit.errored) {
@@ -56,7 +93,7 @@ impl Session {
             );
             let lasts = index < unit.command_completes && (in_transaction || prepares);
             if !unit.errored || lasts {
-                self.follow(leg, consequence, &unit);
+                self.follow(leg, consequence, unit);
             }
         }
         if let Transaction::Local(local) = &mut self.transaction {
@@ -69,11 +106,9 @@ impl Session {
             self.position_unknown = true;
             self.unknown_async |= may_commit_async;
         }
-        self.refresh_settings(leg, &unit, rolls_back, status);
-        self.note_hold(leg, &unit, status);
+        self.refresh_settings(leg, unit, rolls_back, status);
+        self.note_hold(leg, unit, status);
         self.name_statements();
-        unit.empty();
-        self.spare = Some(unit);
     }
 
     /// Prepared statements that were closed are gone from the other server too; a Close that did not come to run
@@ -181,10 +216,7 @@ impl Session {
                 // Of those that were sent since it is not known yet.
                 self.wrote &= !self.in_flight.is_empty();
                 self.set_up.clear();
-                // Those that the client is binding now belong to what comes next.
-                if self.current.is_none() && self.pending.is_empty() {
-                    self.portals.clear();
-                }
+                self.forget_portals();
             }
             (_, Transaction::Local(local)) if leg == Leg::Local => local.failed = status == b'E',
             (_, Transaction::Idle) if leg == Leg::Local => {

@@ -490,6 +490,12 @@ impl Session {
         if unit.reads_session_state && !self.shares_servers() {
             unit.uses = self.statements.named().map(|(name, _)| name.clone()).collect();
         }
+        // What it makes itself, as those do that prepare nothing else.
+        let makes_unnamed = unit.parses.iter().any(|parsed| parsed.name.is_empty());
+        let is_made = makes_unnamed && unit.uses.iter().all(Bytes::is_empty);
+        if unit.uses_by_name.is_empty() && (is_made || unit.uses.is_empty()) {
+            return;
+        }
         // Put back: the unit may have to run again elsewhere.
         let (uses, by_name) = (std::mem::take(&mut unit.uses), std::mem::take(&mut unit.uses_by_name));
         for name in &uses {
@@ -562,6 +568,12 @@ impl Session {
 
     /// Asks where the log is, in the same flight, if the unit sent last ends what it wrote.
     pub(crate) fn ask_position(&mut self, leg: Leg) {
+        let split = self.access != Access::Primary;
+        let moves_nothing =
+            !(split || self.position_unknown) && self.in_flight.back().is_some_and(|unit| unit.only_reads());
+        if leg != Leg::Primary || moves_nothing {
+            return;
+        }
         // Whether what is in flight before it has opened a transaction.
         let control =
             self.in_flight.iter().rev().skip(1).find(|other| other.begins || other.ends_transaction);
@@ -569,12 +581,11 @@ impl Session {
         let Some(unit) = self.in_flight.back_mut() else { return };
         // A query sent behind these would become part of what follows them: data, or another transaction.
         let in_the_way = unit.copies_in > 0 || unit.streams || unit.mixes_control || unit.chains;
-        if leg != Leg::Primary || !unit.ended || unit.asks_position || in_the_way {
+        if !unit.ended || unit.asks_position || in_the_way {
             return;
         }
         // A read that runs there sees more than the session knows of: what it reads here next must not be older. A
         // session that never reads here need not know; for others SHOW pangea.token tells.
-        let split = self.access != Access::Primary;
         let writes = unit.needs_primary || unit.unread;
         let (ends, wrote) = (unit.ends_transaction, self.wrote || writes);
         let commits = match self.transaction {

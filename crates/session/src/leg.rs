@@ -81,7 +81,9 @@ pub(crate) struct Link {
     /// Which of the session's connections it is: prepared statements remember where they are.
     pub(crate) id: u64,
     /// What goes with the connection when another session gets it.
-    pub(crate) server: ServerState,
+    pub(crate) server: Box<ServerState>,
+    /// Stands in its place while there is none.
+    pub(crate) no_server: Option<Box<ServerState>>,
     /// It was given to the session, which has not looked yet what it needs it for.
     pub(crate) is_fresh: bool,
     /// Something that may have written has run on it since the session has it.
@@ -126,7 +128,8 @@ impl Link {
             rest_passes: false,
             applied: 0,
             id,
-            server: ServerState::default(),
+            server: Box::default(),
+            no_server: None,
             is_fresh: false,
             wrote_here: false,
             hold: Hold::No,

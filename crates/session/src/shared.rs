@@ -338,7 +338,7 @@ impl Session {
     }
 
     /// The connection that was asked for is there: an open one, which nobody else uses.
-    pub fn attach(&mut self, leg: Leg, state: ServerState) {
+    pub fn attach(&mut self, leg: Leg, state: Box<ServerState>) {
         if leg == Leg::Primary {
             (self.primary_timeline, self.server_async) = (state.timeline, state.commits_async);
             (self.told, self.vain_positions) = (None, 0);
@@ -352,7 +352,8 @@ impl Session {
         };
         let (newest, made) = (self.settings.newest(), self.settings.made().clone());
         let link = self.link_mut(leg);
-        (link.state, link.server) = (LinkState::Open, state);
+        link.state = LinkState::Open;
+        link.no_server = Some(std::mem::replace(&mut link.server, state));
         (link.applied, link.is_fresh, link.wrote_here) = (newest, true, false);
         match change {
             Change::None => {}
@@ -393,7 +394,7 @@ impl Session {
     }
 
     /// Gives a connection away that the session does not need any more, if there is one.
-    pub fn release(&mut self, leg: Leg) -> Option<ServerState> {
+    pub fn release(&mut self, leg: Leg) -> Option<Box<ServerState>> {
         if !self.is_releasable(leg) {
             return None;
         }
@@ -404,7 +405,8 @@ impl Session {
         let id = self.links_made;
         let link = self.link_mut(leg);
         (link.state, link.id, link.hidden_error) = (LinkState::Down, id, None);
-        Some(std::mem::take(&mut link.server))
+        let none = link.no_server.take().unwrap_or_default();
+        Some(std::mem::replace(&mut link.server, none))
     }
 
     fn is_releasable(&self, leg: Leg) -> bool {

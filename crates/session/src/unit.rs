@@ -218,7 +218,7 @@ impl Unit {
         (self.kind, self.ended, self.continues) = (kind, kind != Kind::Extended, continues);
     }
 
-    /// Whether it is whole and does nothing but read, whatever it prepares.
+    /// Whether it does nothing but read, and prepare what it reads with: nothing follows from it.
     pub(crate) fn only_reads(&self) -> bool {
         let special = self.continues
             | self.needs_primary
@@ -227,10 +227,14 @@ impl Unit {
             | self.frees
             | self.reads_private_state
             | self.reads_session_state
+            | self.begins
+            | self.ends_transaction
+            | self.streams
             | self.unread
-            | self.streams;
-        let whole = self.kind == Kind::Extended && self.ended && self.copies_in == 0;
-        whole && !special && self.consequences.is_empty() && self.closes.is_empty() && self.uses_by_name.is_empty()
+            | self.changes_catalog
+            | self.listens
+            | self.sets_own;
+        !special && self.copies_in == 0 && self.consequences.is_empty() && self.closes.is_empty()
     }
 
     /// Whether it changes which prepared statements there are in a way that is known only when it has run.

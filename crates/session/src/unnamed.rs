@@ -12,7 +12,7 @@ use crate::dispatch::RETRY_LEN_MAX;
 use crate::leg::Leg;
 use crate::respond::{INSPECTED_LEN_MAX, PARSE_COMPLETE};
 use crate::session::{Access, Session, Transaction};
-use crate::unit::Unit;
+use crate::unit::{Kind, Unit};
 
 /// Binds to one Parse: for each of the first five PostgreSQL makes a plan of its own (`choose_custom_plan` of plancache.c),
 /// as when the text is parsed each time.
@@ -36,7 +36,7 @@ impl Session {
     /// Notes what the server's unnamed statement will be with this unit, which is about to be sent; whether its first frame is
     /// a Parse of what is there already.
     pub(crate) fn has_unnamed(&mut self, leg: Leg, unit: &Unit, frames: &[Bytes]) -> bool {
-        if !unit.only_reads() {
+        if !(unit.only_reads() && unit.kind == Kind::Extended && unit.ended && unit.uses_by_name.is_empty()) {
             self.link_mut(leg).server.unnamed = None;
             return false;
         }

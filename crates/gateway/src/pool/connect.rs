@@ -21,14 +21,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn open(
     route: &Route,
     startup: &Startup,
-) -> Result<(Stream, ServerState, Welcome), ErrorFields> {
+) -> Result<(Stream, Box<ServerState>, Welcome), ErrorFields> {
     match timeout(START_TIMEOUT, start(route, startup)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(unreachable(route, &std::io::ErrorKind::TimedOut.into())),
     }
 }
 
-async fn start(route: &Route, startup: &Startup) -> Result<(Stream, ServerState, Welcome), ErrorFields> {
+async fn start(route: &Route, startup: &Startup) -> Result<(Stream, Box<ServerState>, Welcome), ErrorFields> {
     let failed = |error: std::io::Error| unreachable(route, &error);
     let mut stream = route.open().await.map_err(failed)?;
     let mut wire = BytesMut::new();
@@ -47,7 +47,7 @@ async fn start(route: &Route, startup: &Startup) -> Result<(Stream, ServerState,
             return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
         }
     }
-    let state = ServerState::new(answer.key, &answer.start);
+    let state = Box::new(ServerState::new(answer.key, &answer.start));
     Ok((stream, state, Welcome { parameters: answer.parameters, start: answer.start }))
 }
 

@@ -58,7 +58,7 @@ impl Future for Ticket {
                 Wait::Opening(opening) => return opening.as_mut().poll(cx),
                 Wait::Turn(turn) => match ready!(Pin::new(turn).poll(cx)) {
                     Ok(Turn::Server(mut server)) => match is_quiet(&mut server.stream) {
-                        true => return Poll::Ready(Ok(*server)),
+                        true => return Poll::Ready(Ok(server)),
                         false => server.lease,
                     },
                     Ok(Turn::Place(lease)) => lease,

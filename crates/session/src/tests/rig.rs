@@ -141,11 +141,11 @@ pub(super) struct Rig {
     /// Between the session and the primary, when that is in another region.
     pub(super) relay: Option<Relay>,
     /// Servers that sessions share, besides the two that were used last; by leg.
-    spare: [Vec<(Server, ServerState)>; 2],
+    spare: [Vec<(Server, Box<ServerState>)>; 2],
     /// A server that the session gets may have an unnamed statement that cannot be bound any more.
     pub(super) goes_stale: bool,
     /// What goes with the one that was used last, while nobody uses it.
-    free: [Option<ServerState>; 2],
+    free: [Option<Box<ServerState>>; 2],
     rng: Rng,
 }
 
@@ -304,7 +304,7 @@ impl Rig {
     }
 
     /// A server that has answered what a gateway asks of new connections.
-    fn begun_server(&self, leg: Leg, process: u32) -> (Server, ServerState, Welcome) {
+    fn begun_server(&self, leg: Leg, process: u32) -> (Server, Box<ServerState>, Welcome) {
         let role = match leg {
             Leg::Local => Role::Standby(self.world.replayed.clone()),
             Leg::Primary => Role::Primary,
@@ -329,6 +329,7 @@ impl Rig {
             }
         }
         let state = ServerState::new(Some(CancelKey { process, secret: vec![1; 4] }), &start);
+        let state = Box::new(state);
         (server, state, Welcome { parameters, start })
     }
 
@@ -363,7 +364,7 @@ impl Rig {
     }
 
     /// Another session uses the server and leaves on it what sessions leave.
-    fn intrude(&mut self, leg: Leg, state: ServerState) -> ServerState {
+    fn intrude(&mut self, leg: Leg, state: Box<ServerState>) -> Box<ServerState> {
         let access = if leg == Leg::Local { Access::Local } else { Access::Primary };
         let process = 1000 + u32::try_from(self.rng.below(1000)).unwrap();
         let welcome = Arc::new(self.begun_server(leg, 0).2);
