@@ -316,10 +316,6 @@ impl Session {
         let parse = Parse::read(&kept[HEADER_LEN..])?;
         let name = kept.slice_ref(parse.statement);
         let prepares_write = batch.needs_primary();
-        let is_lasting = name.is_empty()
-            && self.shares_servers()
-            && batch.only_reads()
-            && !shared::tells_the_moment(parse.text);
         let shared =
             (self.shares_servers() && !name.is_empty()).then(|| self.shared_name_of(parse.text, parse.types));
         let statement = Prepared {
@@ -330,7 +326,6 @@ impl Session {
             batch,
             on: [0; 2],
             is_proven: false,
-            is_lasting,
             shared: shared.clone(),
         };
         let mut frame = kept.clone();
@@ -373,11 +368,7 @@ impl Session {
         unit.uses.push(name);
         // A portal cannot be moved: it is made where it will be executed.
         if let Some(bound) = bound {
-            for statement in &bound.batch.statements {
-                unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
-                unit.pins |= statement.pins && statement.effect != Effect::Listen;
-                unit.reads_session_state |= statement.reads_session_state;
-            }
+            bound.batch.statements.iter().for_each(|statement| judge_place(unit, statement));
             unit.needs_primary |= bound.batch.unparsable;
         }
         unit.opens_cursor |= !bind.portal.is_empty();
@@ -452,15 +443,8 @@ impl Session {
             unit.commands += 1;
             return;
         }
-        unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
-        unit.pins |= statement.pins && statement.effect != Effect::Listen;
-        unit.reads_session_state |= statement.reads_session_state;
-        unit.holds |= statement.holds;
-        unit.reads_private_state |= statement.reads_private_state;
-        unit.frees |= matches!(
-            statement.effect,
-            Effect::CloseCursor { .. } | Effect::Unlisten | Effect::Deallocate { .. } | Effect::ResetAll
-        );
+        judge_place(unit, statement);
+        judge_hold(unit, statement);
         match &statement.effect {
             Effect::None | Effect::CopyToStdout => unit.reads = true,
             // Of the session: no data that could be stale. (SHOW of the token has been made a query.)
@@ -480,7 +464,6 @@ impl Session {
                     batch: Arc::new(batch),
                     on: [0; 2],
                     is_proven: false,
-                    is_lasting: false,
                     shared: None,
                 };
                 unit.reads = true;
@@ -617,6 +600,23 @@ impl Session {
             None => self.fresh_unit(kind),
         }
     }
+}
+
+/// Adds to a unit where one of its statements has to run.
+fn judge_place(unit: &mut Unit, statement: &Statement) {
+    unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
+    unit.pins |= statement.pins && statement.effect != Effect::Listen;
+    unit.reads_session_state |= statement.reads_session_state;
+}
+
+/// Adds to a unit what one of its statements needs of its very connection.
+fn judge_hold(unit: &mut Unit, statement: &Statement) {
+    unit.holds |= statement.holds;
+    unit.reads_private_state |= statement.reads_private_state;
+    unit.frees |= matches!(
+        statement.effect,
+        Effect::CloseCursor { .. } | Effect::Unlisten | Effect::Deallocate { .. } | Effect::ResetAll
+    );
 }
 
 /// Effects for which being on the primary is decided with the session's state.

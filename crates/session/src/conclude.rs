@@ -67,9 +67,6 @@ impl Session {
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
         let split = self.access != Access::Primary;
         let wrote = unit.needs_primary || unit.unread || if split { was_primary } else { self.wrote };
-        if unit.errored {
-            self.link_mut(leg).server.unnamed = None;
-        }
         self.note_prepared(leg, unit);
         for parsed in unit.parses.iter().skip(unit.parse_completes) {
             if let Some(name) = &parsed.made {

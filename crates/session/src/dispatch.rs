@@ -13,7 +13,7 @@ use crate::settings::{IDENTITY, SET_UP_MAX};
 use crate::unit::{Consequence, Kind, Parsed, Unit};
 
 /// Bytes of a unit that are kept at most so that it can run again.
-pub(crate) const RETRY_LEN_MAX: usize = 256 << 10;
+const RETRY_LEN_MAX: usize = 256 << 10;
 
 /// Units that are in flight at most: enough for a pipeline to a primary far away, and few enough that a client with
 /// thousands of statements in one pipeline takes turns with the others of its thread.
@@ -220,8 +220,7 @@ impl Session {
     /// Whether a unit may be sent while others are in flight: only where their outcome cannot change its way.
     fn may_overlap(&self, leg: Leg, unit: &Unit) -> bool {
         let settled = self.in_flight.iter().all(|other| {
-            let whole = other.ended && other.copies_in == 0 && !other.streams;
-            other.leg == Some(Leg::Primary) && whole && !other.skips_parse
+            other.leg == Some(Leg::Primary) && other.ended && other.copies_in == 0 && !other.streams
         });
         let ends = self
             .in_flight
@@ -421,10 +420,11 @@ impl Session {
         let frames = std::mem::take(&mut unit.frames);
         match deferred_begin(leg, &unit).filter(|_| self.access == Access::Split) {
             Some(plain) => self.local.output.extend_from_slice(&plain),
-            None if self.shares_servers() => self.write_shared(leg, &mut unit, &frames),
+            None if self.shares_servers() => {
+                frames.iter().for_each(|frame| self.write_shared(leg, &mut unit, frame));
+            }
             None => frames.iter().for_each(|frame| self.link_mut(leg).output.extend_from_slice(frame)),
         }
-        keeps |= unit.skips_parse;
         unit.put_away(frames, keeps);
         unit.leg = Some(leg);
         if unit.continues {

@@ -154,16 +154,12 @@ impl Link {
     pub(crate) fn send(&mut self, wire: &[u8], expect: Expect) {
         self.output.extend_from_slice(wire);
         self.expect.push_back(expect);
-        if expect != Expect::Position {
-            self.server.unnamed = None;
-        }
     }
 
     /// [`Self::send`] of a Query.
     pub(crate) fn query(&mut self, sql: &str, expect: Expect) {
         build::query(&mut self.output, sql);
         self.expect.push_back(expect);
-        self.server.unnamed = None;
     }
 
     /// Whether something of the session's own that is under way will have ended the server's unnamed statement: a

@@ -42,7 +42,6 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod unit;
-mod unnamed;
 
 pub use leg::Leg;
 pub use moving::Held;

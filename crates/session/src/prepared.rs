@@ -36,8 +36,6 @@ pub(crate) struct Prepared {
     pub(crate) is_proven: bool,
     /// Its name on servers that sessions share, where it is not the client's.
     pub(crate) shared: Option<Bytes>,
-    /// It is a read that means the same whenever it is prepared.
-    pub(crate) is_lasting: bool,
 }
 
 impl Prepared {
@@ -61,11 +59,6 @@ impl Prepared {
             Origin::Sql(frame) => out.extend_from_slice(frame),
         }
         out
-    }
-
-    /// Whether it was made by this very frame.
-    pub(crate) fn is_of(&self, frame: &Bytes) -> bool {
-        matches!(&self.origin, Origin::Parse(parse) if (parse.as_ptr(), parse.len()) == (frame.as_ptr(), frame.len()))
     }
 
     /// What a Bind with these formats and values makes of it.

@@ -16,13 +16,13 @@ use crate::unit::Unit;
 const HELD_LEN_MAX: usize = 16 << 10;
 
 /// Largest frame that is looked at; larger ones pass unseen. As much as is read before something is taken of it.
-pub(crate) const INSPECTED_LEN_MAX: usize = OUTPUT_LEN_MAX;
+const INSPECTED_LEN_MAX: usize = OUTPUT_LEN_MAX;
 
 /// Longest part of an answer that is copied though it could change hands.
 const COPIED_LEN_MAX: usize = 1024;
 
 /// A ParseComplete.
-pub(crate) const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 
 /// The parameter that tells clients whether writes are possible: on the cluster endpoint they are.
 const IN_HOT_STANDBY: &[u8] = b"in_hot_standby";
@@ -378,9 +378,6 @@ impl Session {
 
     /// A frame of the answer to the oldest unit in flight.
     fn take_client_frame(&mut self, leg: Leg, header: Header) -> bool {
-        if self.in_flight.front().is_some_and(|unit| unit.skips_parse) && !self.answer_parse(leg, header) {
-            return false;
-        }
         let Some(unit) = self.in_flight.front_mut() else { return false };
         let inspected =
             matches!(header.tag, b'Z' | b'E' | b'S' | b'C' | b'1' | b'3' | b'G' | b'A' | b'I' | b's' | b'N');
@@ -522,12 +519,7 @@ impl Session {
         let Some(mut unit) = self.in_flight.pop_front() else { return };
         if unit.retry {
             self.moving_unit = false;
-            if std::mem::take(&mut unit.skips_parse) {
-                unit.reset();
-                unit.parses_anew = true;
-            } else {
-                unit.run_again();
-            }
+            unit.run_again();
             self.pending.push_front(unit);
             return;
         }
@@ -621,7 +613,7 @@ impl Unit {
     }
 
     /// Passes a frame on, or holds it back while the unit may have to run again.
-    pub(crate) fn pass(&mut self, frame: &[u8], decides: bool, out: &mut BytesMut) {
+    fn pass(&mut self, frame: &[u8], decides: bool, out: &mut BytesMut) {
         if self.retryable && !decides && self.held.len() + frame.len() <= HELD_LEN_MAX {
             self.held.extend_from_slice(frame);
         } else {
@@ -669,7 +661,6 @@ impl Unit {
         self.held.clear();
         self.recallable = false;
         (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
-        self.skips_parse = false;
         (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
         (self.close_answers, self.parses_sent) = (0, 0);
         self.stands_for_parse.clear();

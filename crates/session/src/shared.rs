@@ -24,7 +24,6 @@ use crate::own;
 use crate::session::{Session, Transaction};
 use crate::settings::{Change, Made, SetUp, Setting};
 use crate::unit::{Consequence, Unit};
-use crate::unnamed::Unnamed;
 
 /// Most prepared statements on a server that sessions share; beyond that the one that was used longest ago goes.
 const STATEMENTS_MAX: usize = 200;
@@ -52,7 +51,6 @@ pub struct ServerState {
     /// What is set on it.
     pub(crate) made: Made,
     pub(crate) statements: SharedStatements,
-    pub(crate) unnamed: Option<Unnamed>,
     /// Something has run on it that may have set more than is known.
     pub(crate) is_tainted: bool,
     /// [`own::GUARD_SQL`] was run on it since its settings may have changed.
@@ -139,7 +137,7 @@ pub(crate) type Salt = Option<[u8; 32]>;
 const MOMENTS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
 
 /// Whether a text has a literal that may be one of those.
-pub(crate) fn tells_the_moment(text: &[u8]) -> bool {
+fn tells_the_moment(text: &[u8]) -> bool {
     let quotes = |at: usize| text[at] == b'\'' || !text.get(at + 1).is_some_and(u8::is_ascii_digit);
     if !memchr::memchr2_iter(b'\'', b'$', text).any(quotes) {
         return false;
@@ -446,17 +444,9 @@ impl Session {
         }
     }
 
-    /// Writes a unit to a server that sessions share.
-    pub(crate) fn write_shared(&mut self, leg: Leg, unit: &mut Unit, frames: &[Bytes]) {
-        unit.skips_parse = self.has_unnamed(leg, unit, frames);
-        for frame in &frames[usize::from(unit.skips_parse)..] {
-            self.write_shared_frame(leg, unit, frame);
-        }
-    }
-
-    /// What the server has prepared already is not prepared again: a Close that closes nothing stands for the Parse, and its
-    /// answer for the Parse's.
-    fn write_shared_frame(&mut self, leg: Leg, unit: &mut Unit, frame: &Bytes) {
+    /// Writes a frame of a unit to a server that sessions share. What that has prepared already is not prepared again:
+    /// a Close that closes nothing stands for the Parse, and its answer for the Parse's.
+    pub(crate) fn write_shared(&mut self, leg: Leg, unit: &mut Unit, frame: &Bytes) {
         let body = &frame[HEADER_LEN.min(frame.len())..];
         match frame.first() {
             Some(b'P') => {

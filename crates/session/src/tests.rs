@@ -20,5 +20,4 @@ mod shared;
 mod simulation;
 mod state;
 mod transactions;
-mod unnamed;
 mod wire;

@@ -141,10 +141,6 @@ pub(crate) struct Unit {
     pub(crate) close_answers: usize,
     /// Parse messages that were sent.
     pub(crate) parses_sent: usize,
-    /// Its Parse was not sent, and the client has no answer to that yet.
-    pub(crate) skips_parse: bool,
-    /// It has failed without its Parse, and runs with it.
-    pub(crate) parses_anew: bool,
     /// Statements that its Parse messages make, in order.
     pub(crate) parses: Vec<Parsed>,
     /// What its Close messages remove, in order; `None` for a portal or what is not there.

@@ -63,11 +63,8 @@ impl Statement {
     /// Whether it does nothing but read, and nothing that only this connection has.
     #[inline]
     pub fn only_reads(&self) -> bool {
-        let special = self.needs_primary
-            | self.pins
-            | self.holds
-            | self.reads_private_state
-            | self.reads_session_state;
+        let special =
+            self.needs_primary | self.pins | self.holds | self.reads_private_state | self.reads_session_state;
         !special && matches!(self.effect, Effect::None)
     }
 

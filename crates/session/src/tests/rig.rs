@@ -53,8 +53,6 @@ pub(super) struct World {
     pub(super) lag_is_known: bool,
     /// How new the catalogue is.
     pub(super) catalog: u64,
-    /// Which catalogue it is.
-    pub(super) version: u64,
     /// The timelines of the local server.
     pub(super) history: History,
     /// How stale it is at most.
@@ -81,7 +79,7 @@ impl Environment for World {
     }
 
     fn catalog_version(&self) -> u64 {
-        self.version
+        0
     }
 
     fn reach(&self, position: Position) -> Reach {
@@ -142,8 +140,6 @@ pub(super) struct Rig {
     pub(super) relay: Option<Relay>,
     /// Servers that sessions share, besides the two that were used last; by leg.
     spare: [Vec<(Server, Box<ServerState>)>; 2],
-    /// A server that the session gets may have an unnamed statement that cannot be bound any more.
-    pub(super) goes_stale: bool,
     /// What goes with the one that was used last, while nobody uses it.
     free: [Option<Box<ServerState>>; 2],
     rng: Rng,
@@ -247,8 +243,7 @@ impl Rig {
                 primary: false,
                 commits_elsewhere: false,
                 users: 0,
-                version: 0,
-            blocks: 0,
+                blocks: 0,
             },
             local: Server::new(local, 11),
             primary: Server::new(primary, 22),
@@ -260,7 +255,6 @@ impl Rig {
             relay: None,
             greeting: String::new(),
             spare: [Vec::new(), Vec::new()],
-            goes_stale: false,
             free: [None, None],
             rng: Rng(1),
         };
@@ -292,14 +286,6 @@ impl Rig {
         rig.session = Session::new(options);
         rig.settle();
         rig.heard();
-        rig
-    }
-
-    /// The same for the time being without others.
-    pub(super) fn shared_alone(access: Access) -> Self {
-        let mut rig = Self::shared(access, 1);
-        rig.spare = [Vec::new(), Vec::new()];
-        rig.given(&[]);
         rig
     }
 
@@ -344,9 +330,6 @@ impl Rig {
         // Another one than last time, or the same; and another session may have used it meanwhile.
         let spares = self.spare[leg.index()].len();
         let mut chosen = state;
-        if spares == 0 {
-            return self.session.attach(leg, chosen);
-        }
         if self.rng.one_in(2) {
             let at = self.rng.below(spares);
             let (mut server, mut state) = self.spare[leg.index()].swap_remove(at);
@@ -356,9 +339,6 @@ impl Rig {
         }
         if self.rng.one_in(2) {
             chosen = self.intrude(leg, chosen);
-        }
-        if self.goes_stale && self.rng.one_in(4) {
-            self.server(leg).engine.prepared.remove("");
         }
         self.session.attach(leg, chosen);
     }
