@@ -14,6 +14,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,8 +33,6 @@ use crate::catalogs::DatabaseCatalog;
 use crate::config::PoolMode;
 use crate::console::{Order, Registered, Watch};
 use crate::endpoint::{Endpoint, unreachable};
-use crate::freshness::Freshness;
-use crate::gate::GateWatch;
 use crate::links::Route;
 use crate::position::PositionWatch;
 use crate::relay::server_lost;
@@ -134,8 +133,7 @@ pub(crate) struct Running {
 struct World<'a> {
     catalog: &'a DatabaseCatalog,
     position: &'a PositionWatch,
-    freshness: &'a Freshness,
-    gate: &'a GateWatch,
+    shared: &'a Shared,
 }
 
 impl Environment for World<'_> {
@@ -147,17 +145,25 @@ impl Environment for World<'_> {
         self.catalog.version()
     }
 
+    fn next_parse(&mut self) -> u64 {
+        self.shared.parses.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn latest_parse(&self) -> u64 {
+        self.shared.parses.load(Ordering::SeqCst)
+    }
+
     fn catalog_covers(&mut self, position: Position) -> bool {
         self.catalog.covers(position)
     }
 
     fn reach(&self, position: Position) -> Reach {
-        self.freshness.reach(self.position, position, self.gate)
+        self.shared.freshness.reach(self.position, position, &self.shared.gate)
     }
 
     /// By the gate too: while the server shuts down for a switchover it says nothing, and nothing may begin there.
     fn is_primary(&self) -> bool {
-        self.gate.is_primary() || self.position.known().is_some_and(|known| !known.in_recovery)
+        self.shared.gate.is_primary() || self.position.known().is_some_and(|known| !known.in_recovery)
     }
 
     fn timeline(&self) -> Option<Timeline> {
@@ -165,27 +171,27 @@ impl Environment for World<'_> {
     }
 
     fn staleness(&self) -> Option<Duration> {
-        self.freshness.staleness(self.position)
+        self.shared.freshness.staleness(self.position)
     }
 
     fn commits_elsewhere(&self) -> bool {
-        self.gate.commits_elsewhere()
+        self.shared.gate.commits_elsewhere()
     }
 
     fn enter_primary(&mut self) -> bool {
-        self.gate.enter()
+        self.shared.gate.enter()
     }
 
     fn leave_primary(&mut self) {
-        self.gate.leave();
+        self.shared.gate.leave();
     }
 
     fn block_begins(&mut self) {
-        self.gate.block_begins();
+        self.shared.gate.block_begins();
     }
 
     fn block_ends(&mut self) {
-        self.gate.block_ends();
+        self.shared.gate.block_ends();
     }
 }
 
@@ -625,8 +631,7 @@ impl Running {
 
     fn advance(&mut self) {
         loop {
-            let (freshness, gate) = (&self.shared.freshness, &self.shared.gate);
-            let mut world = World { catalog: &self.catalog, position: &self.position, freshness, gate };
+            let mut world = World { catalog: &self.catalog, position: &self.position, shared: &self.shared };
             self.session.advance(&mut world);
             if !self.share() {
                 break;

@@ -1,7 +1,7 @@
 //! What all connections of a gateway share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use pangea_base::{Epoch, RegionId};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     /// Places of consoles.
     pub(crate) consoles: Semaphore,
     pub(crate) forwarded: AtomicUsize,
+    /// Counts what clients of shared servers prepare.
+    pub(crate) parses: AtomicU64,
     pub(crate) next_reader: AtomicUsize,
 }
 

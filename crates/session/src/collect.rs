@@ -14,7 +14,7 @@ use crate::own;
 use crate::prepared::{Origin, Portal, Prepared};
 use crate::session::{Environment, Phase, Session, Transaction, UNIT_LEN_MAX};
 use crate::settings::{RESET_ALL, Setting};
-use crate::shared;
+use crate::shared::{self, Age};
 use crate::unit::{Begin, Consequence, Kind, Parsed, Unit};
 
 /// Bytes of a large Bind within which the names of portal and statement must end.
@@ -294,7 +294,7 @@ impl Session {
         let kept = kept.clone();
         (known.on, known.is_proven) = ([0; 2], false);
         let unit = self.collecting();
-        unit.parses.push(Parsed { name: Bytes::new(), injected: false, made: None });
+        unit.parses.push(Parsed { name: Bytes::new(), injected: false, made: None, age: 0 });
         unit.reads = true;
         unit.push(kept);
         true
@@ -318,6 +318,7 @@ impl Session {
         let prepares_write = batch.needs_primary();
         let shared =
             (self.shares_servers() && !name.is_empty()).then(|| self.shared_name_of(parse.text, parse.types));
+        let age = Age::new(if shared.is_some() { environment.next_parse() } else { 0 });
         let statement = Prepared {
             text: kept.slice_ref(parse.text),
             types: kept.slice_ref(parse.types),
@@ -327,6 +328,7 @@ impl Session {
             on: [0; 2],
             is_proven: false,
             shared: shared.clone(),
+            age,
         };
         let mut frame = kept.clone();
         if name.is_empty() || self.statements.get(&name).is_none() {
@@ -340,7 +342,7 @@ impl Session {
         }
         let unit = self.collecting();
         unit.prepares_write |= prepares_write;
-        unit.parses.push(Parsed { name, injected: false, made: None });
+        unit.parses.push(Parsed { name, injected: false, made: None, age: age.of_preparation() });
         unit.reads = true;
         unit.push(frame);
         Ok(())
@@ -465,6 +467,7 @@ impl Session {
                     on: [0; 2],
                     is_proven: false,
                     shared: None,
+                    age: Age::new(0),
                 };
                 unit.reads = true;
                 let name = Bytes::copy_from_slice(name.as_bytes());

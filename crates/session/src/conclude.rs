@@ -68,11 +68,7 @@ impl Session {
         let split = self.access != Access::Primary;
         let wrote = unit.needs_primary || unit.unread || if split { was_primary } else { self.wrote };
         self.note_prepared(leg, unit);
-        for parsed in unit.parses.iter().skip(unit.parse_completes) {
-            if let Some(name) = &parsed.made {
-                self.link_mut(leg).server.statements.remove(name);
-            }
-        }
+        self.forget_shared(leg, unit, unit.parse_completes);
         self.forget_parses(unit, unit.parse_completes);
         self.catalog_changed |= unit.changes_catalog;
         self.conclude_closes(leg, unit);
@@ -228,9 +224,10 @@ impl Session {
     }
 
     fn mark_prepared(&mut self, name: &[u8], leg: Leg) {
-        let id = self.link(leg).id;
+        let (id, latest) = (self.link(leg).id, self.latest_parse);
         if let Some(statement) = self.statements.get_mut(name) {
             statement.is_proven = true;
+            statement.age.is_read(latest);
             if statement.shared.is_none() {
                 statement.on[leg.index()] = id;
             }

@@ -547,13 +547,15 @@ impl Session {
             // A Sync would end the unit: the Parse becomes part of it, and its answer is kept from the client.
             let Some(frame) = statement.parse(by_own_name) else { return };
             self.link_mut(leg).output.extend_from_slice(&frame);
-            unit.parses.insert(0, Parsed { name: name.clone(), injected: true, made: shared.clone() });
+            unit.hides_close.extend(shared.is_some().then_some(true));
+            let parsed = Parsed { name: name.clone(), injected: true, made: shared.clone(), age: 0 };
+            unit.parses.insert(0, parsed);
         } else {
             self.link_mut(leg).preparing.push_back(shared.clone());
             self.send_hidden(leg, &statement.wire(by_own_name), Expect::Prepare);
         }
         match shared {
-            Some(shared) => self.note_shared(leg, shared),
+            Some(shared) => self.note_shared(leg, shared, statement.age.of_preparation()),
             None => {
                 let id = self.link(leg).id;
                 if let Some(statement) = self.statements.get_mut(name) {

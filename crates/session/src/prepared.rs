@@ -8,7 +8,7 @@ use pangea_pgwire::build;
 use pangea_sql::Batch;
 
 use crate::leg::{Leg, Link};
-use crate::shared;
+use crate::shared::{self, Age};
 
 /// How a statement was prepared: doing it again makes the same statement on another server.
 #[derive(Debug, Clone)]
@@ -36,14 +36,16 @@ pub(crate) struct Prepared {
     pub(crate) is_proven: bool,
     /// Its name on servers that sessions share, where it is not the client's.
     pub(crate) shared: Option<Bytes>,
+    /// Which preparations of others serve it there.
+    pub(crate) age: Age,
 }
 
 impl Prepared {
-    /// The message that makes it; `None` where it was a Query.
+    /// The messages that make it; `None` where it was a Query.
     pub(crate) fn parse(&self, by_own_name: bool) -> Option<Bytes> {
         let Origin::Parse(frame) = &self.origin else { return None };
         match &self.shared {
-            Some(shared) if !by_own_name => Some(shared::renamed_parse(shared, &self.text, &self.types)),
+            Some(shared) if !by_own_name => Some(shared::parse_anew(shared, &self.text, &self.types)),
             _ => Some(frame.clone()),
         }
     }
@@ -70,7 +72,7 @@ impl Prepared {
     /// Whether a connection has it, under the client's name for it or under the shared one.
     pub(crate) fn is_on(&self, leg: Leg, link: &Link) -> bool {
         match &self.shared {
-            Some(shared) => link.server.statements.has(shared),
+            Some(shared) => link.server.statements.has(shared, self.age),
             None => self.on[leg.index()] == link.id,
         }
     }

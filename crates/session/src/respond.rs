@@ -21,9 +21,6 @@ const INSPECTED_LEN_MAX: usize = OUTPUT_LEN_MAX;
 /// Longest part of an answer that is copied though it could change hands.
 const COPIED_LEN_MAX: usize = 1024;
 
-/// A ParseComplete.
-const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
-
 /// The parameter that tells clients whether writes are possible: on the cluster endpoint they are.
 const IN_HOT_STANDBY: &[u8] = b"in_hot_standby";
 
@@ -406,13 +403,9 @@ impl Session {
             b'E' | b'S' | b'A' => self.take_whole_client_frame(leg, header),
             b'N' if says_unconfirmed(body) => self.take_whole_client_frame(leg, header),
             tag => {
-                let (tag, shown) = match tag {
-                    b'3' if unit.answers_parse() => (b'1', PARSE_COMPLETE),
-                    tag => (tag, frame),
-                };
                 let hidden = unit.count(tag, body);
                 if !unit.retry && !hidden && !unit.unconfirmed {
-                    unit.pass(shown, matches!(tag, b'C' | b'G' | b'I' | b's'), &mut self.client_out);
+                    unit.pass(frame, matches!(tag, b'C' | b'G' | b'I' | b's'), &mut self.client_out);
                 }
                 link.input.advance(header.frame_len());
             }
@@ -519,6 +512,7 @@ impl Session {
         let Some(mut unit) = self.in_flight.pop_front() else { return };
         if unit.retry {
             self.moving_unit = false;
+            self.forget_shared(leg, &unit, 0);
             unit.run_again();
             self.pending.push_front(unit);
             return;
@@ -622,12 +616,6 @@ impl Unit {
         }
     }
 
-    /// Whether the next answer to a Close is that to a Parse.
-    fn answers_parse(&mut self) -> bool {
-        self.close_answers += 1;
-        self.stands_for_parse.get(self.close_answers - 1) == Some(&true)
-    }
-
     /// Counts what has been completed; whether the answer is not for the client.
     fn count(&mut self, tag: u8, body: &[u8]) -> bool {
         match tag {
@@ -636,7 +624,12 @@ impl Unit {
                 self.parse_completes += 1;
                 return injected;
             }
-            b'3' => self.close_completes += 1,
+            b'3' => {
+                let hidden = self.hides_close.get(self.close_answers) == Some(&true);
+                self.close_answers += 1;
+                self.close_completes += usize::from(!hidden);
+                return hidden;
+            }
             b'G' => (self.copy_started, self.copy_active) = (true, true),
             b'C' => {
                 self.command_completes += 1;
@@ -663,7 +656,7 @@ impl Unit {
         (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
         (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
         (self.close_answers, self.parses_sent) = (0, 0);
-        self.stands_for_parse.clear();
+        self.hides_close.clear();
         self.parses.iter_mut().for_each(|parsed| parsed.made = None);
     }
 }

@@ -37,6 +37,13 @@ pub trait Environment {
     /// Changes whenever [`Self::classify`] may answer differently than before.
     fn catalog_version(&self) -> u64;
 
+    /// A number for a Parse that a client has sent, larger than all that sessions with the same servers were given
+    /// before.
+    fn next_parse(&mut self) -> u64;
+
+    /// The number given last.
+    fn latest_parse(&self) -> u64;
+
     /// Whether what [`Self::classify`] knows of the catalogue is at least as new as this position. When it is
     /// not, it is to be read again.
     fn catalog_covers(&mut self, position: Position) -> bool;
@@ -166,6 +173,8 @@ pub struct Session {
     pub(crate) is_cancelling: bool,
     /// A shared server has a plan whose result is not what it was made for.
     pub(crate) has_stale_plan: bool,
+    /// The newest number of [`Environment::next_parse`] when the session was last gone on with.
+    pub(crate) latest_parse: u64,
     /// No server of this region can be had for the time being: the primary serves.
     pub(crate) local_away: bool,
     pub(crate) access: Access,
@@ -315,6 +324,7 @@ impl Session {
             salted: (0, 0),
             is_cancelling: false,
             has_stale_plan: false,
+            latest_parse: 0,
             local_away: false,
             client_in: BytesMut::new(),
             client_out: BytesMut::new(),
@@ -389,6 +399,7 @@ impl Session {
 
     /// Does all that can be done with the bytes that are there.
     pub fn advance(&mut self, environment: &mut impl Environment) {
+        self.latest_parse = environment.latest_parse();
         loop {
             self.take_answers(Leg::Local);
             // The end of a frame from there was waited for.

@@ -88,44 +88,87 @@ pub struct Welcome {
 /// The prepared statements of a server that sessions share, by name.
 #[derive(Debug, Default)]
 pub(crate) struct SharedStatements {
-    used: HashMap<Bytes, u64, ahash::RandomState>,
+    known: HashMap<Bytes, Known, ahash::RandomState>,
     clock: u64,
 }
 
+#[derive(Debug)]
+struct Known {
+    used: u64,
+    /// As [`Age::of_preparation`] has told.
+    made: u64,
+}
+
 impl SharedStatements {
-    pub(crate) fn has(&self, name: &[u8]) -> bool {
-        self.used.contains_key(name)
+    /// Whether one is there that is as good as if a session of this age had prepared it.
+    pub(crate) fn has(&self, name: &[u8], age: Age) -> bool {
+        self.known.get(name).is_some_and(|known| age.is_served_by(known.made))
     }
 
-    /// Notes that one is used, if it is there; whether it is.
-    pub(crate) fn touch(&mut self, name: &[u8]) -> bool {
+    /// Notes that one is used.
+    pub(crate) fn touch(&mut self, name: &[u8]) {
         self.clock += 1;
-        let clock = self.clock;
-        self.used.get_mut(name).map(|used| *used = clock).is_some()
+        if let Some(known) = self.known.get_mut(name) {
+            known.used = self.clock;
+        }
     }
 
-    /// Adds one; returns the one that has to go for it.
-    pub(crate) fn insert(&mut self, name: Bytes) -> Option<Bytes> {
+    /// Adds one, or replaces it; returns the one that has to go for it.
+    pub(crate) fn insert(&mut self, name: Bytes, made: u64) -> Option<Bytes> {
         self.clock += 1;
-        self.used.insert(name, self.clock);
-        if self.used.len() <= STATEMENTS_MAX {
+        self.known.insert(name, Known { used: self.clock, made });
+        if self.known.len() <= STATEMENTS_MAX {
             return None;
         }
-        let oldest = self.used.iter().min_by_key(|(_, used)| **used).map(|(name, _)| name.clone())?;
-        self.used.remove(&oldest);
+        let oldest = self.known.iter().min_by_key(|(_, known)| known.used).map(|(name, _)| name.clone())?;
+        self.known.remove(&oldest);
         Some(oldest)
     }
 
     pub(crate) fn remove(&mut self, name: &[u8]) {
-        self.used.remove(name);
+        self.known.remove(name);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.used.is_empty()
+        self.known.is_empty()
     }
 
     pub(crate) fn clear(&mut self) {
-        self.used.clear();
+        self.known.clear();
+    }
+}
+
+/// When a session has prepared a statement: twice the numbers of [`crate::Environment::next_parse`], and between them.
+///
+/// PostgreSQL looks up names and infers the types of parameters when it reads a statement; what it has found it keeps
+/// through most of what changes there (`plancache.c`). So a client that prepares must not be given what a server has
+/// read before, only what was read after: then that knows all that the client can know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Age {
+    /// Of its own Parse, from before any server has read that.
+    own: u64,
+    /// What is of then or later is read later than its own Parse was; `None` until that was read.
+    since: Option<u64>,
+}
+
+impl Age {
+    /// Of a Parse of this number.
+    pub(crate) fn new(number: u64) -> Self {
+        Self { own: 2 * number, since: None }
+    }
+
+    /// A server has read it, after which the newest number was `latest`.
+    pub(crate) fn is_read(&mut self, latest: u64) {
+        self.since.get_or_insert(2 * latest + 1);
+    }
+
+    /// When a preparation of it was made that a server is sent now, or later than that.
+    pub(crate) fn of_preparation(self) -> u64 {
+        self.since.unwrap_or(self.own)
+    }
+
+    fn is_served_by(self, made: u64) -> bool {
+        made == self.own || self.since.is_some_and(|since| made >= since)
     }
 }
 
@@ -170,6 +213,14 @@ pub(crate) fn name_of(text: &[u8], types: &[u8], salt: Salt) -> Bytes {
         let _ = write!(name, "{byte:02x}");
     }
     name.into()
+}
+
+/// A Parse of a statement under its shared name, after a Close of what may have that name already.
+pub(crate) fn parse_anew(name: &[u8], text: &[u8], types: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(2 * name.len() + text.len() + types.len() + 14);
+    build::close_statement(&mut out, name);
+    build::parse(&mut out, name, text, types);
+    out.freeze()
 }
 
 /// A Parse under another name.
@@ -427,11 +478,20 @@ impl Session {
             && !matches!(self.passing, Some((Some(to), _)) if to == leg)
     }
 
-    /// A statement is being made on a server under its shared name.
-    pub(crate) fn note_shared(&mut self, leg: Leg, name: Bytes) {
+    /// A statement is being made on a server under its shared name, as old as that.
+    pub(crate) fn note_shared(&mut self, leg: Leg, name: Bytes, made: u64) {
         let link = self.link_mut(leg);
         link.evicted.retain(|evicted| *evicted != name);
-        link.evicted.extend(link.server.statements.insert(name));
+        link.evicted.extend(link.server.statements.insert(name, made));
+    }
+
+    /// What a unit may have prepared on a server, or may not have, is not taken to be there.
+    pub(crate) fn forget_shared(&mut self, leg: Leg, unit: &Unit, succeeded: usize) {
+        for parsed in unit.parses.iter().skip(succeeded) {
+            if let Some(name) = &parsed.made {
+                self.link_mut(leg).server.statements.remove(name);
+            }
+        }
     }
 
     /// Closes the statements that had to go.
@@ -444,8 +504,8 @@ impl Session {
         }
     }
 
-    /// Writes a frame of a unit to a server that sessions share. What that has prepared already is not prepared again:
-    /// a Close that closes nothing stands for the Parse, and its answer for the Parse's.
+    /// Writes a frame of a unit to a server that sessions share. What another session has prepared there under the same
+    /// name makes room for a Parse of the client's own: that may find another catalogue.
     pub(crate) fn write_shared(&mut self, leg: Leg, unit: &mut Unit, frame: &Bytes) {
         let body = &frame[HEADER_LEN.min(frame.len())..];
         match frame.first() {
@@ -457,18 +517,14 @@ impl Session {
                     // The unnamed one, or under the client's own name.
                 } else if self.failed && !unit.ends_transaction {
                     // Refused like everything in a failed transaction.
-                } else if self.link_mut(leg).server.statements.touch(name) {
-                    unit.stands_for_parse.push(true);
-                    return build::close_statement(&mut self.link_mut(leg).output, NONE);
-                } else {
-                    let name = frame.slice_ref(name);
-                    if let Some(parsed) = parsed {
-                        parsed.made = Some(name.clone());
-                    }
-                    self.note_shared(leg, Bytes::copy_from_slice(&name));
+                } else if let Some(parsed) = parsed {
+                    parsed.made = Some(frame.slice_ref(name));
+                    unit.hides_close.push(true);
+                    build::close_statement(&mut self.link_mut(leg).output, name);
+                    self.note_shared(leg, Bytes::copy_from_slice(name), parsed.age);
                 }
             }
-            Some(b'C') => unit.stands_for_parse.push(false),
+            Some(b'C') => unit.hides_close.push(false),
             _ => {}
         }
         self.link_mut(leg).output.extend_from_slice(frame);

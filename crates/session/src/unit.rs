@@ -69,6 +69,8 @@ pub(crate) struct Parsed {
     pub(crate) injected: bool,
     /// The name under which it was sent to a shared server: when it fails, the server does not have that.
     pub(crate) made: Option<Bytes>,
+    /// When it was sent, as [`crate::shared::Age::of_preparation`] tells; 0 where there is no shared name.
+    pub(crate) age: u64,
 }
 
 /// A unit while it is collected, waits, and is in flight. It is long: it stays where it is on the heap.
@@ -134,10 +136,10 @@ pub(crate) struct Unit {
     pub(crate) uses_by_name: Vec<Bytes>,
     /// A statement that it uses and that there is not.
     pub(crate) missing: Option<Bytes>,
-    /// For each answer to a Close that is due, whether it is that of a Parse in whose place the Close was sent. Of
-    /// shared servers only.
-    pub(crate) stands_for_parse: Vec<bool>,
-    /// Answers to a Close that have come, those of [`Self::stands_for_parse`] included.
+    /// For each answer to a Close that is due, whether the session has put that Close in: the client must not see the
+    /// answer. Of shared servers only.
+    pub(crate) hides_close: Vec<bool>,
+    /// Answers to a Close that have come, those of [`Self::hides_close`] included.
     pub(crate) close_answers: usize,
     /// Parse messages that were sent.
     pub(crate) parses_sent: usize,
@@ -291,7 +293,7 @@ impl Unit {
         self.commands += part.commands;
         self.parses.append(&mut part.parses);
         self.closes.append(&mut part.closes);
-        self.stands_for_parse.append(&mut part.stands_for_parse);
+        self.hides_close.append(&mut part.hides_close);
     }
 }
 

@@ -473,6 +473,43 @@ def test_a_text_sent_again_means_what_it_means_now(connect, table):
         read(one)
 
 
+def test_what_is_prepared_finds_the_names_and_types_of_now(connect, table):
+    """Others have prepared the same text before; what that has found does not count."""
+    first, second = f"{table}_first", f"{table}_second"
+    owner = connect(autocommit=True)
+    owner.execute(f"CREATE SCHEMA {first}; CREATE SCHEMA {second}")
+
+    def read(least):
+        # Prepared by name, with a parameter whose type the server infers.
+        connection = connect(autocommit=True, options=f"-c search_path={first},{second}")
+        try:
+            return connection.execute("SELECT a FROM t WHERE a > %s", (least,), prepare=True).fetchall()
+        except (errors.UndefinedTable, errors.InvalidTextRepresentation):
+            # In another region the change comes later.
+            return []
+        finally:
+            connection.close()
+
+    try:
+        for change, least, expected in [
+            (f"CREATE TABLE {second}.t AS SELECT 1 AS a", "0", 1),
+            (f"CREATE TABLE {first}.t AS SELECT 2 AS a", "0", 2),
+            (f"ALTER TABLE {first}.t ALTER a TYPE numeric USING 2.5", "2.25", decimal.Decimal("2.5")),
+        ]:
+            # One of them finds what was before: on each of the servers, where sessions share those.
+            for _ in range(8):
+                read("0")
+            owner.execute(change)
+            deadline = time.monotonic() + 10
+            while (found := read(least)) != [(expected,)]:
+                assert time.monotonic() < deadline, f"{found} after {change}"
+                time.sleep(0.02)
+            for _ in range(8):
+                assert read(least) == [(expected,)]
+    finally:
+        owner.execute(f"DROP SCHEMA {first}, {second} CASCADE")
+
+
 def test_a_text_sent_again_is_read_by_the_settings_of_now(connect):
     connection = connect(autocommit=True, prepare_threshold=None)
     moment = "SELECT '2026-03-04 12:00'::timestamptz = %s::timestamptz"

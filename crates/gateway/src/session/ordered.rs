@@ -53,8 +53,7 @@ impl Running {
     }
 
     fn refuse_held(&mut self, error: &ErrorFields) -> bool {
-        let (freshness, gate) = (&self.shared.freshness, &self.shared.gate);
-        let mut world = World { catalog: &self.catalog, position: &self.position, freshness, gate };
+        let mut world = World { catalog: &self.catalog, position: &self.position, shared: &self.shared };
         self.session.refuse_held(&mut world, error)
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct World {
     pub(super) lag_is_known: bool,
     /// How new the catalogue is.
     pub(super) catalog: u64,
+    /// Statements that sessions have prepared.
+    pub(super) parses: u64,
     /// The timelines of the local server.
     pub(super) history: History,
     /// How stale it is at most.
@@ -80,6 +82,15 @@ impl Environment for World {
 
     fn catalog_version(&self) -> u64 {
         0
+    }
+
+    fn next_parse(&mut self) -> u64 {
+        self.parses += 1;
+        self.parses
+    }
+
+    fn latest_parse(&self) -> u64 {
+        self.parses
     }
 
     fn reach(&self, position: Position) -> Reach {
@@ -236,6 +247,7 @@ impl Rig {
             session: Session::new(options),
             world: World {
                 replayed,
+                parses: 0,
                 lag_is_known: true,
                 catalog,
                 history: History::new(Timeline(1)),

@@ -1,8 +1,8 @@
 //! Servers that sessions share.
 
 use super::rig::Rig;
-use super::wire;
-use crate::shared::{SharedStatements, name_of};
+use super::wire::{self, extended};
+use crate::shared::{Age, SharedStatements, name_of};
 use crate::{Access, Leg};
 
 #[test]
@@ -22,11 +22,48 @@ fn the_statement_used_longest_ago_goes() {
     let names: Vec<_> =
         (0..201).map(|number| name_of(format!("SELECT {number}").as_bytes(), b"", None)).collect();
     for name in &names[..200] {
-        assert_eq!(statements.insert(name.clone()), None);
+        assert_eq!(statements.insert(name.clone(), 2), None);
     }
-    assert!(statements.touch(&names[0]));
-    assert_eq!(statements.insert(names[200].clone()), Some(names[1].clone()));
-    assert!(statements.has(&names[0]) && !statements.touch(&names[1]));
+    statements.touch(&names[0]);
+    assert_eq!(statements.insert(names[200].clone(), 2), Some(names[1].clone()));
+    assert!(statements.has(&names[0], Age::new(1)) && !statements.has(&names[1], Age::new(1)));
+}
+
+#[test]
+fn what_was_read_before_its_own_parse_was_is_not_a_sessions_statement() {
+    let name = name_of(b"SELECT 1", b"\0\0", None);
+    let of_others = |number| Age::new(number).of_preparation();
+    let mut statements = SharedStatements::default();
+    let mut age = Age::new(5);
+    // Its own; that of nobody else, as long as it is not known whether its own was read before.
+    for (made, serves) in [(4, false), (5, true), (6, false)] {
+        statements.insert(name.clone(), of_others(made));
+        assert_eq!(statements.has(&name, age), serves, "{made}");
+    }
+    age.is_read(7);
+    // It was read after the numbers up to 7 were given, but before all that come.
+    for (made, serves) in [(4, false), (5, true), (6, false), (7, false), (8, true), (9, true)] {
+        statements.insert(name.clone(), of_others(made));
+        assert_eq!(statements.has(&name, age), serves, "{made}");
+    }
+    // What it prepares elsewhere serves it there, and whoever is older.
+    statements.insert(name.clone(), age.of_preparation());
+    let mut younger = Age::new(8);
+    younger.is_read(8);
+    assert!(statements.has(&name, age) && !statements.has(&name, younger));
+}
+
+/// Another session has prepared it before, and the catalogue may have been changed since.
+#[test]
+fn a_parse_of_the_clients_own_is_read_anew() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    rig.world.parses = 10;
+    assert_eq!(rig.ask(&extended("P a SELECT 1; B - a; E - 0; S")), "1 | 2 | D:1 | C:SELECT 1 | Z:I");
+    rig.sent(Leg::Primary);
+    assert_eq!(rig.ask(&extended("P b SELECT 1; S")), "1 | Z:I");
+    let sent = rig.sent(Leg::Primary);
+    let made: Vec<_> = sent.split(" | ").map(|frame| &frame[..1]).collect();
+    assert_eq!(made, ["C", "P", "S"], "{sent}");
 }
 
 #[test]
