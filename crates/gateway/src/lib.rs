@@ -40,7 +40,7 @@ pub use tls_check::{TlsFault, TlsFile, TlsProblem, check_name, check_tls};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -144,7 +144,7 @@ impl Gateway {
             console: Arc::default(),
             consoles: Semaphore::new(console::CONSOLES_MAX),
             forwarded: AtomicUsize::new(0),
-            parses: AtomicU64::new(0),
+            parse_numbers: pangea_session::ParseNumbers::default(),
             next_reader: AtomicUsize::new(0),
             config,
         });

@@ -14,7 +14,6 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -143,14 +142,6 @@ impl Environment for World<'_> {
 
     fn catalog_version(&self) -> u64 {
         self.catalog.version()
-    }
-
-    fn next_parse(&mut self) -> u64 {
-        self.shared.parses.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    fn latest_parse(&self) -> u64 {
-        self.shared.parses.load(Ordering::SeqCst)
     }
 
     fn catalog_covers(&mut self, position: Position) -> bool {

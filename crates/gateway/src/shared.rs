@@ -1,9 +1,10 @@
 //! What all connections of a gateway share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pangea_base::{Epoch, RegionId};
+use pangea_session::ParseNumbers;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use crate::admin::AdminConnection;
@@ -48,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) consoles: Semaphore,
     pub(crate) forwarded: AtomicUsize,
     /// Counts what clients of shared servers prepare.
-    pub(crate) parses: AtomicU64,
+    pub(crate) parse_numbers: ParseNumbers,
     pub(crate) next_reader: AtomicUsize,
 }
 

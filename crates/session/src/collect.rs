@@ -14,7 +14,7 @@ use crate::own;
 use crate::prepared::{Origin, Portal, Prepared};
 use crate::session::{Environment, Phase, Session, Transaction, UNIT_LEN_MAX};
 use crate::settings::{RESET_ALL, Setting};
-use crate::shared::{self, Age};
+use crate::shared_statements::{self, Age};
 use crate::unit::{Begin, Consequence, Kind, Parsed, Unit};
 
 /// Bytes of a large Bind within which the names of portal and statement must end.
@@ -148,7 +148,7 @@ impl Session {
                 if let Target::Statement(name) = Target::read(&frame[HEADER_LEN..])? {
                     let name = frame.slice_ref(name);
                     if let Some(shared) = self.shared_name(&name) {
-                        frame = shared::renamed_describe(&shared);
+                        frame = shared_statements::renamed_describe(&shared);
                     }
                     self.collecting().uses.push(name);
                 }
@@ -160,12 +160,14 @@ impl Session {
                 match Target::read(&frame[HEADER_LEN..])? {
                     Target::Statement(name) => {
                         let closed = self.statements.remove(name).map(|known| (frame.slice_ref(name), known));
+                        let of_others = closed.is_none() && self.is_of_others(name);
                         // Where SQL has named it, it is there under the client's own name.
-                        if closed
-                            .as_ref()
-                            .is_some_and(|(_, known)| known.shared.is_some() && known.on == [0; 2])
+                        if of_others
+                            || closed
+                                .as_ref()
+                                .is_some_and(|(_, known)| known.shared.is_some() && known.on == [0; 2])
                         {
-                            frame = shared::close_of_nothing();
+                            frame = shared_statements::close_of_nothing();
                         }
                         self.collecting().closes.push(closed);
                     }
@@ -294,7 +296,7 @@ impl Session {
         let kept = kept.clone();
         (known.on, known.is_proven) = ([0; 2], false);
         let unit = self.collecting();
-        unit.parses.push(Parsed { name: Bytes::new(), injected: false, made: None, age: 0 });
+        unit.parses.push(Parsed { name: Bytes::new(), injected: false, made: None, number: 0 });
         unit.reads = true;
         unit.push(kept);
         true
@@ -316,9 +318,11 @@ impl Session {
         let parse = Parse::read(&kept[HEADER_LEN..])?;
         let name = kept.slice_ref(parse.statement);
         let prepares_write = batch.needs_primary();
+        // Its connection is made private before the unit: within it would be too late.
+        let reads_private_state = batch.statements.iter().any(|statement| statement.reads_private_state);
         let shared =
             (self.shares_servers() && !name.is_empty()).then(|| self.shared_name_of(parse.text, parse.types));
-        let age = Age::new(if shared.is_some() { environment.next_parse() } else { 0 });
+        let mut number = if shared.is_some() { self.next_parse() } else { 0 };
         let statement = Prepared {
             text: kept.slice_ref(parse.text),
             types: kept.slice_ref(parse.types),
@@ -328,21 +332,23 @@ impl Session {
             on: [0; 2],
             is_proven: false,
             shared: shared.clone(),
-            age,
+            age: Age::new(number),
         };
         let mut frame = kept.clone();
         if name.is_empty() || self.statements.get(&name).is_none() {
             if let Some(shared) = &shared {
-                frame = shared::renamed_parse(shared, &statement.text, &statement.types);
+                frame = shared_statements::renamed_parse(shared, &statement.text, &statement.types);
             }
             self.statements.insert(name.clone(), statement);
         } else {
             // It exists: the server has to have it, to say so.
+            number = 0;
             self.collecting().uses_by_name.push(name.clone());
         }
         let unit = self.collecting();
         unit.prepares_write |= prepares_write;
-        unit.parses.push(Parsed { name, injected: false, made: None, age: age.of_preparation() });
+        unit.reads_private_state |= reads_private_state;
+        unit.parses.push(Parsed { name, injected: false, made: None, number });
         unit.reads = true;
         unit.push(frame);
         Ok(())
@@ -365,6 +371,8 @@ impl Session {
                 false => Portal::Bound(bound.insert(statement.bind(frame.slice_ref(bind.rest))).clone()),
             };
             self.portals.insert(frame.slice_ref(bind.portal), portal);
+        } else {
+            shared = self.shared_name(&name);
         }
         let unit = self.collecting();
         unit.uses.push(name);
@@ -377,7 +385,7 @@ impl Session {
         unit.reads = true;
         unit.executes = true;
         unit.push(match shared {
-            Some(shared) => shared::renamed_bind(bind.portal, &shared, bind.rest),
+            Some(shared) => shared_statements::renamed_bind(bind.portal, &shared, bind.rest),
             None => frame,
         });
         Ok(())
@@ -587,9 +595,17 @@ impl Session {
         }
     }
 
-    /// The name of a prepared statement on servers that sessions share.
+    /// The name of a prepared statement on servers that sessions share, where it is not the client's.
     fn shared_name(&self, name: &[u8]) -> Option<Bytes> {
-        self.statements.get(name)?.shared.clone()
+        match self.statements.get(name) {
+            Some(statement) => statement.shared.clone(),
+            None => self.is_of_others(name).then(shared_statements::no_name),
+        }
+    }
+
+    /// Whether a name that the session does not know may be that of another session's statement.
+    fn is_of_others(&self, name: &[u8]) -> bool {
+        self.shares_servers() && name.starts_with(shared_statements::PREFIX.as_bytes())
     }
 
     pub(crate) fn take_collected(&mut self) -> Box<Unit> {

@@ -21,12 +21,13 @@ impl Session {
     /// Draws the consequences of a unit.
     pub(crate) fn conclude(&mut self, leg: Leg, mut unit: Box<Unit>, status: u8) {
         if status == b'I' && self.is_inconsequential(leg, &unit) {
-            self.note_prepared(leg, &unit);
+            self.note_prepared(leg, &unit, status);
             self.failed = false;
             self.forget_portals();
         } else {
             self.conclude_any(leg, &mut unit, status);
         }
+        self.close_evicted(leg);
         unit.empty();
         self.spare = Some(unit);
     }
@@ -45,12 +46,12 @@ impl Session {
     }
 
     /// Notes what a unit has prepared.
-    fn note_prepared(&mut self, leg: Leg, unit: &Unit) {
+    fn note_prepared(&mut self, leg: Leg, unit: &Unit, status: u8) {
         // What the session has sent behind the unit has ended its unnamed statement.
         let unnamed_ended = !unit.parses.is_empty() && self.link(leg).ends_unnamed();
         for parsed in unit.parses.iter().take(unit.parse_completes) {
             if !(parsed.name.is_empty() && unnamed_ended) {
-                self.mark_prepared(&parsed.name, leg);
+                self.mark_prepared(parsed, leg, status);
             }
         }
     }
@@ -67,10 +68,13 @@ impl Session {
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
         let split = self.access != Access::Primary;
         let wrote = unit.needs_primary || unit.unread || if split { was_primary } else { self.wrote };
-        self.note_prepared(leg, unit);
-        self.forget_shared(leg, unit, unit.parse_completes);
+        self.note_prepared(leg, unit, status);
+        // What was read in a unit that changes the catalogue may not be so in the end.
+        let kept = if unit.changes_catalog { 0 } else { unit.parse_completes };
+        self.forget_shared(leg, unit, kept);
         self.forget_parses(unit, unit.parse_completes);
         self.catalog_changed |= unit.changes_catalog;
+        self.changed_catalog |= unit.changes_catalog && self.shares_servers();
         self.conclude_closes(leg, unit);
         // What an error leaves of a string with transaction control is not worth finding out.
         let unknown = unit.errored && unit.mixes_control && !unit.consequences.is_empty();
@@ -101,6 +105,7 @@ impl Session {
         }
         self.refresh_settings(leg, unit, rolls_back, status);
         self.note_hold(leg, unit, status);
+        self.note_ages(leg, status);
         self.name_statements();
     }
 
@@ -223,14 +228,31 @@ impl Session {
         }
     }
 
-    fn mark_prepared(&mut self, name: &[u8], leg: Leg) {
-        let (id, latest) = (self.link(leg).id, self.latest_parse);
-        if let Some(statement) = self.statements.get_mut(name) {
+    fn mark_prepared(&mut self, parsed: &Parsed, leg: Leg, status: u8) {
+        let (id, latest) = (self.link(leg).id, self.latest_parse());
+        // By now the name may be that of another, of which nothing is known yet.
+        let statement = self.statements.get_mut(&parsed.name);
+        if let Some(statement) = statement.filter(|statement| statement.age.number() == parsed.number) {
             statement.is_proven = true;
-            statement.age.is_read(latest);
+            if status == b'I' {
+                statement.age.is_read(leg, latest);
+            } else {
+                statement.age.is_read_in_block();
+                self.ages_due = true;
+            }
             if statement.shared.is_none() {
                 statement.on[leg.index()] = id;
             }
+        }
+    }
+
+    /// What was prepared in a transaction may have been read by a catalogue of its own.
+    fn note_ages(&mut self, leg: Leg, status: u8) {
+        if status == b'I' {
+            if std::mem::take(&mut self.ages_due) {
+                self.age_statements(leg);
+            }
+            self.changed_catalog = false;
         }
     }
 

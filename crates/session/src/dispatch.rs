@@ -438,9 +438,7 @@ impl Session {
             self.link_mut(leg).expect.push_back(Expect::Client);
             self.in_flight.push_back(unit);
         }
-        if self.in_flight.back().is_some_and(|unit| unit.ended && unit.copies_in == 0 && !unit.streams) {
-            self.close_evicted(leg);
-        }
+        self.close_evicted(leg);
         self.ask_position(leg);
     }
 
@@ -542,20 +540,23 @@ impl Session {
             return;
         }
         let statement = statement.clone();
+        let number = self.next_parse();
         let shared = statement.shared.clone().filter(|_| !by_own_name);
         if unit.continues {
             // A Sync would end the unit: the Parse becomes part of it, and its answer is kept from the client.
             let Some(frame) = statement.parse(by_own_name) else { return };
             self.link_mut(leg).output.extend_from_slice(&frame);
             unit.hides_close.extend(shared.is_some().then_some(true));
-            let parsed = Parsed { name: name.clone(), injected: true, made: shared.clone(), age: 0 };
-            unit.parses.insert(0, parsed);
+            let number = if shared.is_some() { number } else { statement.age.number() };
+            let parsed = Parsed { name: name.clone(), injected: true, made: shared.clone(), number };
+            let before = unit.parses.iter().take_while(|parsed| parsed.injected).count();
+            unit.parses.insert(before, parsed);
         } else {
             self.link_mut(leg).preparing.push_back(shared.clone());
             self.send_hidden(leg, &statement.wire(by_own_name), Expect::Prepare);
         }
         match shared {
-            Some(shared) => self.note_shared(leg, shared, statement.age.of_preparation()),
+            Some(shared) => self.note_again(leg, name, shared, number),
             None => {
                 let id = self.link(leg).id;
                 if let Some(statement) = self.statements.get_mut(name) {

@@ -39,6 +39,7 @@ mod respond;
 mod session;
 mod settings;
 mod shared;
+mod shared_statements;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -49,3 +50,4 @@ pub use observe::{Activity, Answers};
 pub use own::{ALIASES, START_SQL, own_question};
 pub use session::{Access, Environment, Session, SessionOptions, SharedOptions, UNIT_LEN_MAX};
 pub use shared::{ServerState, Welcome};
+pub use shared_statements::ParseNumbers;

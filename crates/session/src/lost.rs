@@ -50,7 +50,8 @@ impl Session {
             self.local.send(&wire, Expect::Startup);
         }
         // MONOTONIC-READS: the server that is gone may have been ahead of the next.
-        (self.moved, self.waiting_for) = (true, None);
+        self.set_moved();
+        self.waiting_for = None;
     }
 
     pub(crate) fn requeue_in_flight(&mut self) {

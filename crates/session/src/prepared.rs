@@ -8,7 +8,7 @@ use pangea_pgwire::build;
 use pangea_sql::Batch;
 
 use crate::leg::{Leg, Link};
-use crate::shared::{self, Age};
+use crate::shared_statements::{self, Age};
 
 /// How a statement was prepared: doing it again makes the same statement on another server.
 #[derive(Debug, Clone)]
@@ -45,7 +45,9 @@ impl Prepared {
     pub(crate) fn parse(&self, by_own_name: bool) -> Option<Bytes> {
         let Origin::Parse(frame) = &self.origin else { return None };
         match &self.shared {
-            Some(shared) if !by_own_name => Some(shared::parse_anew(shared, &self.text, &self.types)),
+            Some(shared) if !by_own_name => {
+                Some(shared_statements::parse_anew(shared, &self.text, &self.types))
+            }
             _ => Some(frame.clone()),
         }
     }
@@ -72,7 +74,7 @@ impl Prepared {
     /// Whether a connection has it, under the client's name for it or under the shared one.
     pub(crate) fn is_on(&self, leg: Leg, link: &Link) -> bool {
         match &self.shared {
-            Some(shared) => link.server.statements.has(shared, self.age),
+            Some(shared) => link.server.statements.has(shared, &self.age, leg),
             None => self.on[leg.index()] == link.id,
         }
     }

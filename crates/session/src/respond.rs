@@ -9,7 +9,7 @@ use crate::conclude::other;
 use crate::leg::{Expect, Leg};
 use crate::moving::Held;
 use crate::session::{Access, OUTPUT_LEN_MAX, Phase, Session, Transaction};
-use crate::shared;
+use crate::shared_statements;
 use crate::unit::Unit;
 
 /// Bytes of answers that are held back at most while a unit may have to run again.
@@ -470,7 +470,7 @@ impl Session {
         unit.release(&mut self.client_out);
         // What was prepared for the unit in vain shows in what uses it, not in what fails before.
         let hidden = hidden.filter(|_| !unit.missing.as_deref().is_some_and(|name| names(frame, name)));
-        let renamed = unit.missing.as_deref().and_then(|name| shared::with_own_name(frame, name));
+        let renamed = unit.missing.as_deref().and_then(|name| shared_statements::with_own_name(frame, name));
         let frame = renamed.as_ref().unwrap_or(frame);
         let message = fields::field(&frame[HEADER_LEN..], b'M').unwrap_or_default();
         match self.refusals.replacement(message) {
@@ -480,11 +480,11 @@ impl Session {
         if fatal {
             self.phase = Phase::Over;
         }
-        self.has_stale_plan |= self.shares_servers() && shared::is_stale_plan(frame);
+        self.has_stale_plan |= self.shares_servers() && shared_statements::is_stale_plan(frame);
         // Something else has thrown the statement away that the server was thought to have.
         if self.shares_servers()
-            && shared::is_missing(frame)
-            && let Some(name) = shared::name_in(frame)
+            && shared_statements::is_missing(frame)
+            && let Some(name) = shared_statements::name_in(frame)
         {
             self.link_mut(leg).server.statements.remove(name);
         }
@@ -513,6 +513,7 @@ impl Session {
         if unit.retry {
             self.moving_unit = false;
             self.forget_shared(leg, &unit, 0);
+            self.close_evicted(leg);
             unit.run_again();
             self.pending.push_front(unit);
             return;
@@ -657,6 +658,7 @@ impl Unit {
         (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
         (self.close_answers, self.parses_sent) = (0, 0);
         self.hides_close.clear();
+        self.parses.retain(|parsed| !parsed.injected);
         self.parses.iter_mut().for_each(|parsed| parsed.made = None);
     }
 }

@@ -17,7 +17,8 @@ use crate::observe::Answers;
 use crate::own::{self, Refusals};
 use crate::prepared::{Portals, Statements};
 use crate::settings::{SetUp, Settings};
-use crate::shared::{Salt, Welcome};
+use crate::shared::Welcome;
+use crate::shared_statements::{ParseNumbers, Salt};
 use crate::unit::{Begin, Unit};
 
 /// Largest frame, and largest unit, that is collected. What is larger is streamed to the primary.
@@ -36,13 +37,6 @@ pub trait Environment {
 
     /// Changes whenever [`Self::classify`] may answer differently than before.
     fn catalog_version(&self) -> u64;
-
-    /// A number for a Parse that a client has sent, larger than all that sessions with the same servers were given
-    /// before.
-    fn next_parse(&mut self) -> u64;
-
-    /// The number given last.
-    fn latest_parse(&self) -> u64;
 
     /// Whether what [`Self::classify`] knows of the catalogue is at least as new as this position. When it is
     /// not, it is to be read again.
@@ -121,6 +115,8 @@ pub struct SharedOptions {
     pub client_key: CancelKey,
     /// The client's name for itself: what it says with it is no reason to have servers of its own.
     pub application_name: Option<String>,
+    /// Those of all sessions that share servers with it.
+    pub parse_numbers: ParseNumbers,
 }
 
 /// Where the session is in its life.
@@ -173,8 +169,12 @@ pub struct Session {
     pub(crate) is_cancelling: bool,
     /// A shared server has a plan whose result is not what it was made for.
     pub(crate) has_stale_plan: bool,
-    /// The newest number of [`Environment::next_parse`] when the session was last gone on with.
-    pub(crate) latest_parse: u64,
+    /// Where the servers are shared.
+    pub(crate) parse_numbers: Option<ParseNumbers>,
+    /// Statements were prepared in the transaction.
+    pub(crate) ages_due: bool,
+    /// It has changed the catalogue.
+    pub(crate) changed_catalog: bool,
     /// No server of this region can be had for the time being: the primary serves.
     pub(crate) local_away: bool,
     pub(crate) access: Access,
@@ -313,9 +313,10 @@ impl Session {
             Leg::Local => (home, Link::new(2)),
             Leg::Primary => (Link::new(2), home),
         };
-        let (welcome, client_key, application_name) = shared.map_or((None, None, None), |shared| {
-            (Some(shared.welcome), Some(shared.client_key), shared.application_name)
-        });
+        let (welcome, client_key, application_name, parse_numbers) = shared
+            .map_or((None, None, None, None), |it| {
+                (Some(it.welcome), Some(it.client_key), it.application_name, Some(it.parse_numbers))
+            });
         let mut session = Self {
             links_made: 2,
             client_key,
@@ -324,7 +325,9 @@ impl Session {
             salted: (0, 0),
             is_cancelling: false,
             has_stale_plan: false,
-            latest_parse: 0,
+            parse_numbers,
+            ages_due: false,
+            changed_catalog: false,
             local_away: false,
             client_in: BytesMut::new(),
             client_out: BytesMut::new(),
@@ -399,7 +402,6 @@ impl Session {
 
     /// Does all that can be done with the bytes that are there.
     pub fn advance(&mut self, environment: &mut impl Environment) {
-        self.latest_parse = environment.latest_parse();
         loop {
             self.take_answers(Leg::Local);
             // The end of a frame from there was waited for.

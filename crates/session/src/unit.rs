@@ -69,8 +69,8 @@ pub(crate) struct Parsed {
     pub(crate) injected: bool,
     /// The name under which it was sent to a shared server: when it fails, the server does not have that.
     pub(crate) made: Option<Bytes>,
-    /// When it was sent, as [`crate::shared::Age::of_preparation`] tells; 0 where there is no shared name.
-    pub(crate) age: u64,
+    /// Its number among those that go to shared servers; 0 where it has no shared name.
+    pub(crate) number: u64,
 }
 
 /// A unit while it is collected, waits, and is in flight. It is long: it stays where it is on the heap.
@@ -291,6 +291,8 @@ impl Unit {
         let before = self.commands;
         self.consequences.extend(part.consequences.drain(..).map(|(index, what)| (before + index, what)));
         self.commands += part.commands;
+        self.uses.append(&mut part.uses);
+        self.uses_by_name.append(&mut part.uses_by_name);
         self.parses.append(&mut part.parses);
         self.closes.append(&mut part.closes);
         self.hides_close.append(&mut part.hides_close);

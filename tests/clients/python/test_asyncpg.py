@@ -129,6 +129,24 @@ def test_statement_cache_survives_ddl(run, table):
     run(scenario)
 
 
+def test_what_is_asked_of_the_connection_itself(run, table):
+    """asyncpg flushes a Parse and goes on in the same unit: nothing may come between."""
+
+    async def scenario(connect):
+        connection = await connect()
+        with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
+            await connection.fetchval("SELECT lastval()")
+        await connection.execute(f"CREATE TABLE {table} (id serial)")
+        await connection.execute(f"INSERT INTO {table} VALUES (DEFAULT)")
+        assert await connection.fetchval("SELECT lastval()") == 1
+        assert await connection.fetchval("SELECT lastval() + $1::int", 1) == 2
+        names = await connection.fetch("SELECT name FROM pg_prepared_statements WHERE NOT from_sql")
+        assert not [name for (name,) in names if not name.startswith(("__asyncpg", "pangea"))]
+        assert await connection.fetchval("SELECT $1::int", 3) == 3
+
+    run(scenario)
+
+
 def test_cursors(run):
     async def scenario(connect):
         connection = await connect()

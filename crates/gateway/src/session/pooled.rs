@@ -127,7 +127,7 @@ pub(super) async fn welcome(
     // As PostgreSQL's: clients may print it as a signed number.
     let process = u32::from_be_bytes(process.try_into().unwrap_or_default()) >> 1;
     let client_key = CancelKey { process, secret: secret.to_vec() };
-    Ok(SharedOptions { welcome, client_key, application_name })
+    Ok(SharedOptions { welcome, client_key, application_name, parse_numbers: shared.parse_numbers.clone() })
 }
 
 /// Takes the application's name out of a start-up message.

@@ -20,7 +20,8 @@ use super::server::Server;
 use super::wire;
 use crate::leg::{Expect, Hold};
 use crate::{
-    Access, Environment, Leg, ServerState, Session, SessionOptions, SharedOptions, Welcome, own_question,
+    Access, Environment, Leg, ParseNumbers, ServerState, Session, SessionOptions, SharedOptions, Welcome,
+    own_question,
 };
 
 /// The catalogue of the classifier's own tests, taken from a PostgreSQL 18.
@@ -53,8 +54,6 @@ pub(super) struct World {
     pub(super) lag_is_known: bool,
     /// How new the catalogue is.
     pub(super) catalog: u64,
-    /// Statements that sessions have prepared.
-    pub(super) parses: u64,
     /// The timelines of the local server.
     pub(super) history: History,
     /// How stale it is at most.
@@ -82,15 +81,6 @@ impl Environment for World {
 
     fn catalog_version(&self) -> u64 {
         0
-    }
-
-    fn next_parse(&mut self) -> u64 {
-        self.parses += 1;
-        self.parses
-    }
-
-    fn latest_parse(&self) -> u64 {
-        self.parses
     }
 
     fn reach(&self, position: Position) -> Reach {
@@ -153,6 +143,7 @@ pub(super) struct Rig {
     spare: [Vec<(Server, Box<ServerState>)>; 2],
     /// What goes with the one that was used last, while nobody uses it.
     free: [Option<Box<ServerState>>; 2],
+    parse_numbers: ParseNumbers,
     rng: Rng,
 }
 
@@ -247,7 +238,6 @@ impl Rig {
             session: Session::new(options),
             world: World {
                 replayed,
-                parses: 0,
                 lag_is_known: true,
                 catalog,
                 history: History::new(Timeline(1)),
@@ -267,6 +257,7 @@ impl Rig {
             relay: None,
             greeting: String::new(),
             spare: [Vec::new(), Vec::new()],
+            parse_numbers: ParseNumbers::default(),
             free: [None, None],
             rng: Rng(1),
         };
@@ -292,7 +283,12 @@ impl Rig {
         (rig.local, rig.primary, rig.rng) = (local, primary, Rng(seed));
         // As the server calls itself that programs are compared with.
         let client_key = CancelKey { process: 11, secret: vec![9; 4] };
-        let shared = SharedOptions { welcome, client_key, application_name: None };
+        let shared = SharedOptions {
+            welcome,
+            client_key,
+            application_name: None,
+            parse_numbers: rig.parse_numbers.clone(),
+        };
         let (local_startup, primary_startup) = (startup(), startup());
         let options = SessionOptions { access, local_startup, primary_startup, shared: Some(shared) };
         rig.session = Session::new(options);
@@ -361,7 +357,12 @@ impl Rig {
         let process = 1000 + u32::try_from(self.rng.below(1000)).unwrap();
         let welcome = Arc::new(self.begun_server(leg, 0).2);
         let client_key = CancelKey { process, secret: vec![8; 4] };
-        let shared = SharedOptions { welcome, client_key, application_name: None };
+        let shared = SharedOptions {
+            welcome,
+            client_key,
+            application_name: None,
+            parse_numbers: self.parse_numbers.clone(),
+        };
         let (local_startup, primary_startup) = (startup(), startup());
         let options = SessionOptions { access, local_startup, primary_startup, shared: Some(shared) };
         let mut session = Session::new(options);

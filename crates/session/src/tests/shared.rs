@@ -1,8 +1,10 @@
 //! Servers that sessions share.
 
+use bytes::BytesMut;
+
 use super::rig::Rig;
-use super::wire::{self, extended};
-use crate::shared::{Age, SharedStatements, name_of};
+use super::wire::{self, extended, frame};
+use crate::shared_statements::{Age, SharedStatements, name_of};
 use crate::{Access, Leg};
 
 #[test]
@@ -26,44 +28,91 @@ fn the_statement_used_longest_ago_goes() {
     }
     statements.touch(&names[0]);
     assert_eq!(statements.insert(names[200].clone(), 2), Some(names[1].clone()));
-    assert!(statements.has(&names[0], Age::new(1)) && !statements.has(&names[1], Age::new(1)));
+    assert!(
+        statements.has(&names[0], &Age::new(2), Leg::Local)
+            && !statements.has(&names[1], &Age::new(2), Leg::Local)
+    );
 }
 
 #[test]
 fn what_was_read_before_its_own_parse_was_is_not_a_sessions_statement() {
     let name = name_of(b"SELECT 1", b"\0\0", None);
-    let of_others = |number| Age::new(number).of_preparation();
     let mut statements = SharedStatements::default();
     let mut age = Age::new(5);
-    // Its own; that of nobody else, as long as it is not known whether its own was read before.
+    // Its own, and no other, as long as it is not known when that was read.
     for (made, serves) in [(4, false), (5, true), (6, false)] {
-        statements.insert(name.clone(), of_others(made));
-        assert_eq!(statements.has(&name, age), serves, "{made}");
+        statements.insert(name.clone(), made);
+        assert_eq!(statements.has(&name, &age, Leg::Local), serves, "{made}");
     }
-    age.is_read(7);
-    // It was read after the numbers up to 7 were given, but before all that come.
+    // It was read before the number 8 was given; on the other server nothing is known of what others have.
+    age.is_read(Leg::Local, 7);
     for (made, serves) in [(4, false), (5, true), (6, false), (7, false), (8, true), (9, true)] {
-        statements.insert(name.clone(), of_others(made));
-        assert_eq!(statements.has(&name, age), serves, "{made}");
+        statements.insert(name.clone(), made);
+        assert_eq!(statements.has(&name, &age, Leg::Local), serves, "{made}");
+        assert_eq!(statements.has(&name, &age, Leg::Primary), made == 5, "{made}");
     }
-    // What it prepares elsewhere serves it there, and whoever is older.
-    statements.insert(name.clone(), age.of_preparation());
-    let mut younger = Age::new(8);
-    younger.is_read(8);
-    assert!(statements.has(&name, age) && !statements.has(&name, younger));
 }
 
 /// Another session has prepared it before, and the catalogue may have been changed since.
 #[test]
 fn a_parse_of_the_clients_own_is_read_anew() {
     let mut rig = Rig::shared(Access::Primary, 1);
-    rig.world.parses = 10;
     assert_eq!(rig.ask(&extended("P a SELECT 1; B - a; E - 0; S")), "1 | 2 | D:1 | C:SELECT 1 | Z:I");
     rig.sent(Leg::Primary);
     assert_eq!(rig.ask(&extended("P b SELECT 1; S")), "1 | Z:I");
     let sent = rig.sent(Leg::Primary);
     let made: Vec<_> = sent.split(" | ").map(|frame| &frame[..1]).collect();
     assert_eq!(made, ["C", "P", "S"], "{sent}");
+}
+
+/// The last one is evicted in a unit that was flushed: the connection must not be given away before that is closed.
+#[test]
+fn what_has_to_go_is_closed_before_the_connection_is_given_away() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    let text = |number: usize| format!("SELECT{}id FROM t", " ".repeat(number + 1));
+    let bind = |number: usize| extended(&format!("B - s{number}; E - 0; S"));
+    rig.query("BEGIN");
+    for number in 0..200 {
+        assert_eq!(rig.ask(&extended(&format!("P s{number} {}; S", text(number)))), "1 | Z:T");
+    }
+    assert_eq!(rig.ask(&extended(&format!("P s200 {}; H", text(200)))), "1");
+    rig.sent(Leg::Primary);
+    assert_eq!(rig.ask(&bind(200)), "2 | C:SELECT 0 | Z:T");
+    assert!(rig.sent(Leg::Primary).contains("C:Spangea"));
+    rig.query("COMMIT");
+    assert!(!rig.session.primary_is_open());
+    for number in 0..=200 {
+        assert_eq!(rig.ask(&bind(number)), "2 | C:SELECT 0 | Z:I");
+    }
+}
+
+#[test]
+fn the_end_of_a_failed_transaction_is_prepared_again() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    rig.query("BEGIN");
+    rig.query("SELECT 1/0");
+    for name in ["a", "b", "c"] {
+        assert_eq!(rig.ask(&extended(&format!("P {name} ROLLBACK; S"))), "1 | Z:E");
+    }
+    assert_eq!(rig.ask(&extended("B - b; E - 0; S")), "2 | C:ROLLBACK | Z:I");
+}
+
+/// Nobody's name for a statement is that of another's.
+#[test]
+fn the_names_on_the_server_are_nobodys() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    assert_eq!(rig.ask(&extended("P a SELECT 1; S")), "1 | Z:I");
+    let shared = name_of(b"SELECT 1", b"\0\0", None);
+    let synced = |frame: BytesMut| [&frame[..], &extended("S")].concat();
+    let bind = |name: &[u8]| synced(frame(b'B', &[b"\0", name, b"\0\0\0\0\0\0\0"]));
+    let parse = |name: &[u8], text: &[u8]| synced(frame(b'P', &[name, b"\0", text, b"\0\0\0"]));
+    assert_eq!(rig.ask(&bind(&shared)), "E:26000 | Z:I");
+    assert_eq!(rig.ask(&synced(frame(b'D', &[b"S", &shared, b"\0"]))), "E:26000 | Z:I");
+    assert_eq!(rig.ask(&synced(frame(b'C', &[b"S", &shared, b"\0"]))), "3 | Z:I");
+    assert_eq!(rig.ask(&extended("B - a; E - 0; S")), "2 | D:1 | C:SELECT 1 | Z:I");
+    assert_eq!(rig.ask(&parse(b"pangea_x", b"SELECT 1")), "1 | Z:I");
+    assert_eq!(rig.ask(&parse(b"pangea_x", b"SELECT 2")), "E:42P05 | Z:I");
+    assert_eq!(rig.ask(&bind(b"pangea_x")), "2 | Z:I");
 }
 
 #[test]
