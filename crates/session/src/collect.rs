@@ -318,8 +318,9 @@ impl Session {
         let parse = Parse::read(&kept[HEADER_LEN..])?;
         let name = kept.slice_ref(parse.statement);
         let prepares_write = batch.needs_primary();
-        // Its connection is made private before the unit: within it would be too late.
-        let reads_private_state = batch.statements.iter().any(|statement| statement.reads_private_state);
+        // Its connection is made private before the unit, where it will run: within it would be too late.
+        let reads_private_state =
+            self.shares_servers() && batch.statements.iter().any(|statement| statement.reads_private_state);
         let shared =
             (self.shares_servers() && !name.is_empty()).then(|| self.shared_name_of(parse.text, parse.types));
         let mut number = if shared.is_some() { self.next_parse() } else { 0 };
@@ -348,6 +349,7 @@ impl Session {
         let unit = self.collecting();
         unit.prepares_write |= prepares_write;
         unit.reads_private_state |= reads_private_state;
+        unit.needs_primary |= reads_private_state && prepares_write;
         unit.parses.push(Parsed { name, injected: false, made: None, number });
         unit.reads = true;
         unit.push(frame);

@@ -41,6 +41,7 @@ impl Session {
             && settled
             && matches!(self.transaction, Transaction::Idle)
             && self.set_up.is_empty()
+            && !self.ages_due
             && self.link(leg).hold == Hold::No
             && (!self.shares_servers() || self.salted == (self.settings.newest(), 0))
     }
@@ -236,7 +237,7 @@ impl Session {
             statement.is_proven = true;
             if status == b'I' {
                 statement.age.is_read(leg, latest);
-            } else {
+            } else if parsed.number > 0 {
                 statement.age.is_read_in_block();
                 self.ages_due = true;
             }

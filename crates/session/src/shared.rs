@@ -324,6 +324,10 @@ impl Session {
         if !self.shares_servers() || !unit.reads_private_state || is_private || self.failed {
             return;
         }
+        // It is not executed before the next unit, or it is too late.
+        if unit.continues && !unit.executes {
+            return;
+        }
         if unit.continues {
             let text = "a statement that reads what only its connection has must not follow a Flush";
             let error = ErrorFields::fatal(SqlState::FEATURE_NOT_SUPPORTED, text);

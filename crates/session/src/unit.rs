@@ -291,11 +291,22 @@ impl Unit {
         let before = self.commands;
         self.consequences.extend(part.consequences.drain(..).map(|(index, what)| (before + index, what)));
         self.commands += part.commands;
-        self.uses.append(&mut part.uses);
-        self.uses_by_name.append(&mut part.uses_by_name);
+        if self.retryable {
+            remember(&mut self.uses, &part.uses);
+            remember(&mut self.uses_by_name, &part.uses_by_name);
+        }
         self.parses.append(&mut part.parses);
         self.closes.append(&mut part.closes);
         self.hides_close.append(&mut part.hides_close);
+    }
+}
+
+/// Adds names that are not there. Copies: they must not keep the buffers that they were read into.
+fn remember(names: &mut Vec<Bytes>, more: &[Bytes]) {
+    for name in more {
+        if !names.contains(name) {
+            names.push(Bytes::copy_from_slice(name));
+        }
     }
 }
 

@@ -140,6 +140,9 @@ def test_what_is_asked_of_the_connection_itself(run, table):
         await connection.execute(f"INSERT INTO {table} VALUES (DEFAULT)")
         assert await connection.fetchval("SELECT lastval()") == 1
         assert await connection.fetchval("SELECT lastval() + $1::int", 1) == 2
+        # Each is flushed, and neither is executed before both are.
+        plain, private = await connection.prepare("SELECT 7"), await connection.prepare("SELECT lastval() + 7")
+        assert (await plain.fetchval(), await private.fetchval()) == (7, 8)
         names = await connection.fetch("SELECT name FROM pg_prepared_statements WHERE NOT from_sql")
         assert not [name for (name,) in names if not name.startswith(("__asyncpg", "pangea"))]
         assert await connection.fetchval("SELECT $1::int", 3) == 3
