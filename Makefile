@@ -8,7 +8,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # A workspace of its own.
 SQLX := tests/clients/sqlx/Cargo.toml
 
-.PHONY: help up build test lint fmt deny advisories tidy clippy doc test-rust test-clients chaos bench-wan \
+.PHONY: help up build profile test lint fmt deny advisories tidy clippy doc test-rust test-clients chaos bench-wan \
 	bench-consistency bench-failover bench-poolers clean deps-build deps-test
 
 help: ## List the targets
@@ -18,7 +18,11 @@ up: build ## Install what is missing, build, and run a global database on this m
 	@exec $(TARGET)/release/pangea up
 
 build: deps-build ## Build the release binary
-	$(CARGO) build --locked --release --package pangea-cli
+	RUSTFLAGS="$(RUSTFLAGS) -Cprofile-use=$(CURDIR)/profile/pangea.profdata" \
+		$(CARGO) build --locked --release --package pangea-cli
+
+profile: deps-build ## Record what runs often, by which `make build` lays out the code
+	profile/record
 
 test: deps-test lint test-rust test-clients ## Everything CI runs, in CI's order
 
