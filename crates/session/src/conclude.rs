@@ -230,7 +230,8 @@ impl Session {
     }
 
     fn mark_prepared(&mut self, parsed: &Parsed, leg: Leg, status: u8) {
-        let (id, latest) = (self.link(leg).id, self.latest_parse());
+        let id = self.link(leg).id;
+        let latest = if parsed.number > 0 { self.latest_parse() } else { 0 };
         // By now the name may be that of another, of which nothing is known yet.
         let statement = self.statements.get_mut(&parsed.name);
         if let Some(statement) = statement.filter(|statement| statement.age.number() == parsed.number) {

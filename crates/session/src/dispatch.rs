@@ -540,14 +540,13 @@ impl Session {
             return;
         }
         let statement = statement.clone();
-        let number = self.next_parse();
         let shared = statement.shared.clone().filter(|_| !by_own_name);
+        let number = if shared.is_some() { self.next_parse() } else { statement.age.number() };
         if unit.continues {
             // A Sync would end the unit: the Parse becomes part of it, and its answer is kept from the client.
             let Some(frame) = statement.parse(by_own_name) else { return };
             self.link_mut(leg).output.extend_from_slice(&frame);
             unit.hides_close.extend(shared.is_some().then_some(true));
-            let number = if shared.is_some() { number } else { statement.age.number() };
             let parsed = Parsed { name: name.clone(), injected: true, made: shared.clone(), number };
             let before = unit.parses.iter().take_while(|parsed| parsed.injected).count();
             unit.parses.insert(before, parsed);

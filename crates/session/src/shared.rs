@@ -324,11 +324,11 @@ impl Session {
         if !self.shares_servers() || !unit.reads_private_state || is_private || self.failed {
             return;
         }
-        // It is not executed before the next unit, or it is too late.
-        if unit.continues && !unit.executes {
-            return;
-        }
         if unit.continues {
+            if !unit.executes {
+                // In time with the unit that executes it.
+                return;
+            }
             let text = "a statement that reads what only its connection has must not follow a Flush";
             let error = ErrorFields::fatal(SqlState::FEATURE_NOT_SUPPORTED, text);
             return self.fail(&error.with_hint("Prepare it, or execute it, after a Sync."));
