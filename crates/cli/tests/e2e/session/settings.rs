@@ -194,10 +194,10 @@ pub(super) async fn sql_tells_of_the_regions(lab: &Lab) {
     lab.connect(US).await.run("DROP ROLE nobody_much").await;
 }
 
-/// On a cluster with two readers in each region.
 /// Until a gateway has read the names of new tables, with some to spare: it looks once a second.
 const NAMES_ARE_READ: Duration = Duration::from_secs(3);
 
+/// On a cluster with two readers in each region.
 pub(super) async fn a_session_outlives_its_reader(lab: &Lab) {
     let us = lab.connect(US).await;
     us.run("CREATE TABLE counter (n bigint); INSERT INTO counter VALUES (0)").await;
