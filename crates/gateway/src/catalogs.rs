@@ -19,8 +19,8 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::position::PositionWatch;
 
-/// Bytes of classified statements that are kept for each database.
-const CACHE_BYTES: usize = 32 << 20;
+/// Bytes of classified statements that are kept for each database: some twenty thousand.
+const CACHE_BYTES: usize = 8 << 20;
 
 /// Pause between two looks at the catalogue when nobody asks for one.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -8,6 +8,9 @@
 //! budget it becomes the old one and the old one is dropped whole. That is LRU at the grain of
 //! half a cache, with no list to keep and no scan to evict, and it never holds more than the
 //! budget.
+//!
+//! What is seen for the first time is not kept yet. Texts that never come again (a `SET` with the value of one request, a
+//! comment with the number of a trace) would push out those that do, and fill the budget whatever it is.
 
 use std::collections::HashMap;
 use std::mem::size_of;
@@ -21,8 +24,11 @@ use crate::statement::{Batch, Effect, Statement};
 pub const CACHED_TEXT_LEN_MAX: usize = 16 * 1024;
 
 /// What an entry costs beside its text and its batch: the key's and the value's headers, the
-/// reference counts and the free slots of the table.
-const ENTRY_OVERHEAD: usize = 96;
+/// reference counts, the free slots of the table, and what the allocator adds to four pieces.
+const ENTRY_OVERHEAD: usize = 160;
+
+/// How many of the keys seen last are remembered until they come again, about.
+const SEEN_MAX: u16 = 4096;
 
 /// Answers by statement text. Valid for one [`crate::Catalog`]: clear it when that changes.
 #[derive(Debug)]
@@ -30,6 +36,7 @@ pub struct Cache {
     young: Generation,
     old: Generation,
     generation_bytes_max: usize,
+    seen: Seen,
     /// Where shapes are written, kept so that a look-up allocates nothing. It is no part of the
     /// budget, and never longer than [`CACHED_TEXT_LEN_MAX`].
     shape: String,
@@ -47,8 +54,30 @@ struct Generation {
     bytes: usize,
 }
 
+/// Which keys have been seen: in the place that a key's hash chooses, the hash of the last one there. What it forgets costs a
+/// parse, whom it mistakes for another an entry.
+#[derive(Debug)]
+struct Seen {
+    hasher: ahash::RandomState,
+    places: Box<[u64]>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { hasher: ahash::RandomState::new(), places: vec![0; usize::from(SEEN_MAX)].into() }
+    }
+
+    /// Notes a key; whether it was there.
+    fn note(&mut self, kind: Key, key: &str) -> bool {
+        let hash = self.hasher.hash_one((kind, key));
+        let place = hash % u64::from(SEEN_MAX);
+        let last = usize::try_from(place).ok().and_then(|place| self.places.get_mut(place));
+        last.is_some_and(|last| std::mem::replace(last, hash) == hash)
+    }
+}
+
 /// What the key of an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     Text,
     Shape,
@@ -81,6 +110,7 @@ impl Cache {
             young: Generation::default(),
             old: Generation::default(),
             generation_bytes_max: bytes_max / 2,
+            seen: Seen::new(),
             shape: String::new(),
         }
     }
@@ -98,7 +128,7 @@ impl Cache {
         found
     }
 
-    /// Keeps an answer, unless it is too big. Unparsable text is not kept: it may be our own
+    /// Keeps an answer from the second time on, unless it is too big. Unparsable text is not kept: it may be our own
     /// passing trouble (no free file descriptor), and a syntax error does not come often.
     pub fn insert(&mut self, text: &str, batch: Arc<Batch>) {
         if batch.unparsable {
@@ -110,7 +140,7 @@ impl Cache {
             if fits {
                 let kept = batch.statements.iter().map(|it| Statement { range: 0..0, ..it.clone() });
                 let kept = Batch { statements: kept.collect(), ..*batch };
-                self.replace(Key::Shape, &shape, Arc::new(kept));
+                self.keep(Key::Shape, &shape, Arc::new(kept));
             }
             self.shape = shape;
             if fits {
@@ -118,7 +148,7 @@ impl Cache {
             }
         }
         if text.len() <= CACHED_TEXT_LEN_MAX {
-            self.replace(Key::Text, text, batch);
+            self.keep(Key::Text, text, batch);
         }
     }
 
@@ -152,7 +182,10 @@ impl Cache {
         Some(batch)
     }
 
-    fn replace(&mut self, kind: Key, key: &str, batch: Arc<Batch>) {
+    fn keep(&mut self, kind: Key, key: &str, batch: Arc<Batch>) {
+        if !self.seen.note(kind, key) {
+            return;
+        }
         self.old.remove(kind, key);
         self.young.remove(kind, key);
         self.insert_young(kind, key.into(), batch);
@@ -223,26 +256,43 @@ mod tests {
         Arc::new(Batch { statements: vec![Statement::harmless(Effect::None)], ..Batch::default() })
     }
 
+    fn twice(cache: &mut Cache, text: &str, batch: Arc<Batch>) {
+        cache.insert(text, batch.clone());
+        cache.insert(text, batch);
+    }
+
+    #[test]
+    fn what_never_comes_again_takes_no_place() {
+        let mut cache = Cache::new(1 << 20);
+        for number in 0..100_000 {
+            cache.insert(&format!("set app.request = '{number}'"), batch());
+            cache.insert("hot", batch());
+        }
+        assert!(cache.get("hot").is_some());
+        assert_eq!(cache.len(), 1);
+        assert!(cache.get("set app.request = '99999'").is_none());
+    }
+
     #[test]
     fn never_exceeds_its_budget_and_keeps_what_is_used() {
-        let mut cache = Cache::new(16 * 1024);
-        cache.insert("hot", batch());
+        let mut cache = Cache::new(32 * 1024);
+        twice(&mut cache, "hot", batch());
         for number in 0..10_000 {
-            cache.insert(&format!("select {number}"), batch());
-            assert!(cache.bytes() <= 16 * 1024);
+            twice(&mut cache, &format!("select {number}"), batch());
+            assert!(cache.bytes() <= 32 * 1024);
             assert!(cache.get("hot").is_some(), "lost after {number}");
         }
         assert!(cache.get("select 1").is_none());
         assert!(cache.get("select 9999").is_some());
-        assert!(cache.len() > 40);
+        assert!(cache.len() > 30);
     }
 
     #[test]
     fn bytes_return_to_zero() {
         let mut cache = Cache::new(1 << 20);
-        cache.insert("a", batch());
+        twice(&mut cache, "a", batch());
         let one = cache.bytes();
-        cache.insert("a", batch());
+        twice(&mut cache, "a", batch());
         assert_eq!(cache.bytes(), one);
         cache.clear();
         assert_eq!((cache.bytes(), cache.len()), (0, 0));
@@ -252,17 +302,17 @@ mod tests {
     #[test]
     fn too_long_or_unparsable_is_not_kept() {
         let mut cache = Cache::new(1 << 20);
-        cache.insert(&"x".repeat(CACHED_TEXT_LEN_MAX + 1), batch());
-        cache.insert("?", Arc::new(Batch { unparsable: true, ..Batch::default() }));
+        twice(&mut cache, &"x".repeat(CACHED_TEXT_LEN_MAX + 1), batch());
+        twice(&mut cache, "?", Arc::new(Batch { unparsable: true, ..Batch::default() }));
         let mut small = Cache::new(100);
-        small.insert("select 1", batch());
+        twice(&mut small, "select 1", batch());
         assert!(cache.is_empty() && small.is_empty());
     }
 
     #[test]
     fn a_use_moves_an_entry_to_the_young_generation() {
         let mut cache = Cache::new(1 << 20);
-        cache.insert("a", batch());
+        twice(&mut cache, "a", batch());
         cache.old = std::mem::take(&mut cache.young);
         let batch = cache.get("a").unwrap();
         assert_eq!(batch.statements.len(), 1);

@@ -24,7 +24,9 @@ pub fn classify(text: &str, catalog: &Catalog) -> Batch {
         return Batch { unparsable: true, ..Batch::default() };
     };
     let mut classifier = Classifier { catalog, unknown_names: false, literals: false };
-    let statements: Vec<Statement> = raw.iter().filter_map(|raw| classifier.raw(raw, text)).collect();
+    // Kept for long, so without room for more.
+    let mut statements = Vec::with_capacity(raw.len());
+    statements.extend(raw.iter().filter_map(|raw| classifier.raw(raw, text)));
     let plain = raw.len() == 1
         && raw.iter().all(is_query)
         && statements.iter().all(|statement| statement.effect == Effect::None);

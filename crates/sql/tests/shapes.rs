@@ -76,6 +76,8 @@ fn ask(cache: &mut Cache, text: &str) -> Option<bool> {
     let fresh = Arc::new(classify(text, &CATALOG));
     let known = cache.get(text);
     if known.is_none() {
+        // It is kept when it is seen again.
+        cache.insert(text, Arc::clone(&fresh));
         cache.insert(text, Arc::clone(&fresh));
         let kept = cache.get(text);
         assert!(kept.is_none_or(|kept| *kept == as_kept(&kept, &fresh)), "{text}");

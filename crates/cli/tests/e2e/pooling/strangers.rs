@@ -17,7 +17,7 @@ use crate::support::{EU, Lab, Session, US, code, eventually, pool_seconds};
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Growth of the gateway's memory, in kB, that is not called a leak: allocators keep what they may need.
-const GROWTH_KB_MAX: u64 = 16 * 1024;
+const GROWTH_KB_MAX: u64 = 4 * 1024;
 
 fn given<T: FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
