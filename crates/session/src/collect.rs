@@ -143,18 +143,7 @@ impl Session {
             b'P' => self.take_parse(&frame, environment)?,
             b'B' => self.take_bind(frame, environment)?,
             b'E' => self.take_execute(frame)?,
-            b'D' => {
-                let mut frame = frame;
-                if let Target::Statement(name) = Target::read(&frame[HEADER_LEN..])? {
-                    let name = frame.slice_ref(name);
-                    if let Some(shared) = self.shared_name(&name) {
-                        frame = shared_statements::renamed_describe(&shared);
-                    }
-                    self.collecting().uses.push(name);
-                }
-                self.collecting().reads = true;
-                self.collecting().push(frame);
-            }
+            b'D' => self.take_describe(frame)?,
             b'C' => {
                 let mut frame = frame;
                 match Target::read(&frame[HEADER_LEN..])? {
@@ -194,7 +183,7 @@ impl Session {
     }
 
     /// The unit that is being collected.
-    fn collecting(&mut self) -> &mut Unit {
+    pub(crate) fn collecting(&mut self) -> &mut Unit {
         let unit = self.take_collected();
         self.current.insert(unit)
     }
@@ -334,6 +323,7 @@ impl Session {
             is_proven: false,
             shared: shared.clone(),
             age: Age::new(number),
+            description: None,
         };
         let mut frame = kept.clone();
         if name.is_empty() || self.statements.get(&name).is_none() {
@@ -478,6 +468,7 @@ impl Session {
                     is_proven: false,
                     shared: None,
                     age: Age::new(0),
+                    description: None,
                 };
                 unit.reads = true;
                 let name = Bytes::copy_from_slice(name.as_bytes());
@@ -598,7 +589,7 @@ impl Session {
     }
 
     /// The name of a prepared statement on servers that sessions share, where it is not the client's.
-    fn shared_name(&self, name: &[u8]) -> Option<Bytes> {
+    pub(crate) fn shared_name(&self, name: &[u8]) -> Option<Bytes> {
         match self.statements.get(name) {
             Some(statement) => statement.shared.clone(),
             None => self.is_of_others(name).then(shared_statements::no_name),

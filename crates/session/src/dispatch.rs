@@ -5,6 +5,7 @@ use pangea_base::Position;
 use pangea_consistency::{Level, Reach};
 use pangea_pgwire::{ErrorFields, SqlState, build};
 
+use crate::described::{Confirmation, Confirmed};
 use crate::leg::{Expect, Leg, LinkState};
 use crate::moving::Held;
 use crate::own;
@@ -61,8 +62,17 @@ impl Session {
                 if !self.is_attached(leg) || self.confirm_identity(leg) {
                     return false;
                 }
+                match self.confirm_descriptions(leg) {
+                    Confirmation::Send => {}
+                    Confirmation::Wait => return false,
+                    Confirmation::Refuse => {
+                        self.refuse_changed(leg);
+                        return true;
+                    }
+                }
                 if let Some(unit) = self.pending.pop_front() {
                     (self.gave_up, self.asked) = (false, false);
+                    self.confirmed = Confirmed::Unknown;
                     self.send(leg, unit);
                 }
                 true
@@ -351,7 +361,7 @@ impl Session {
     }
 
     /// Asks for a connection when there is none.
-    fn open(&mut self, leg: Leg) {
+    pub(crate) fn open(&mut self, leg: Leg) {
         if self.link(leg).state == LinkState::Down {
             let mut wire = BytesMut::new();
             self.primary_startup.write(&mut wire);
@@ -362,7 +372,7 @@ impl Session {
         }
     }
 
-    fn apply_settings(&mut self, leg: Leg) {
+    pub(crate) fn apply_settings(&mut self, leg: Leg) {
         let newest = self.settings.newest();
         let applied = std::mem::replace(&mut self.link_mut(leg).applied, newest);
         if applied == newest {
@@ -528,12 +538,8 @@ impl Session {
             Some(_) if by_own_name => statement.on[leg.index()] == link.id,
             _ => statement.is_on(leg, link),
         };
-        let makes = |unit: &Unit| unit.parses.iter().any(|parsed| parsed.name == *name);
-        // What the session has sent behind a unit has ended the unnamed statement that it made.
-        let ended = name.is_empty() && link.ends_unnamed();
         let renamed = by_own_name && statement.shared.is_some();
-        let is_made = !renamed && (makes(unit) || (!ended && self.in_flight.iter().any(|unit| makes(unit))));
-        if is_there || is_made {
+        if is_there || !renamed && self.makes(unit, leg, name) {
             if let Some(shared) = statement.shared.clone() {
                 self.link_mut(leg).server.statements.touch(&shared);
             }
@@ -554,15 +560,26 @@ impl Session {
             self.link_mut(leg).preparing.push_back(shared.clone());
             self.send_hidden(leg, &statement.wire(by_own_name), Expect::Prepare);
         }
+        (unit.holds, unit.frees) = (unit.holds | by_own_name, unit.frees | by_own_name);
+        self.note_provided(leg, name, shared, number);
+    }
+
+    /// Whether a statement is made by the unit that uses it, or by one in flight.
+    pub(crate) fn makes(&self, unit: &Unit, leg: Leg, name: &[u8]) -> bool {
+        let makes = |unit: &Unit| unit.parses.iter().any(|parsed| parsed.name == name);
+        // What the session has sent behind a unit has ended the unnamed statement that it made.
+        let ended = name.is_empty() && self.link(leg).ends_unnamed();
+        makes(unit) || (!ended && self.in_flight.iter().any(|unit| makes(unit)))
+    }
+
+    /// A statement of the session is being made on a server: under its shared name, by the Parse of this number, or under the client's.
+    pub(crate) fn note_provided(&mut self, leg: Leg, name: &Bytes, shared: Option<Bytes>, number: u64) {
+        let id = self.link(leg).id;
         match shared {
             Some(shared) => self.note_again(leg, name, shared, number),
             None => {
-                let id = self.link(leg).id;
                 if let Some(statement) = self.statements.get_mut(name) {
                     statement.on[leg.index()] = id;
-                }
-                if by_own_name {
-                    (unit.holds, unit.frees) = (true, true);
                 }
             }
         }

@@ -54,6 +54,8 @@ pub(crate) enum Expect {
     Replay,
     /// A prepared statement that the session already has elsewhere. Its error is the client's unit's error.
     Prepare,
+    /// What a prepared statement is there, which is made first if need be.
+    Description,
     /// Whether anything is left on the server that only this connection has.
     Hold,
     /// Where the write-ahead log is after a commit.

@@ -26,6 +26,7 @@
 
 mod collect;
 mod conclude;
+mod described;
 mod dispatch;
 mod learn;
 mod leg;

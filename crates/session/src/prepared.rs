@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use pangea_pgwire::build;
 use pangea_sql::Batch;
 
+use crate::described::Description;
 use crate::leg::{Leg, Link};
 use crate::shared_statements::{self, Age};
 
@@ -38,6 +39,8 @@ pub(crate) struct Prepared {
     pub(crate) shared: Option<Bytes>,
     /// Which preparations of others serve it there.
     pub(crate) age: Age,
+    /// What the client was told that it is.
+    pub(crate) description: Option<Description>,
 }
 
 impl Prepared {

@@ -229,7 +229,14 @@ impl Session {
         match tag {
             b'E' => {
                 let link = self.link_mut(leg);
-                (link.hidden_error, link.answer_failed) = (Some(frame.clone()), true);
+                link.answer_failed = true;
+                // What is prepared in vain fails in a transaction that has failed by the first of these errors.
+                if expected != Expect::Prepare || link.hidden_error.is_none() {
+                    link.hidden_error = Some(frame.clone());
+                }
+            }
+            b't' | b'T' | b'n' if expected == Expect::Description => {
+                self.link_mut(leg).values.push(frame.slice(HEADER_LEN..));
             }
             b'D' => {
                 let value = message::first_column(&frame[HEADER_LEN..]);
@@ -290,6 +297,7 @@ impl Session {
                 self.link_mut(leg).hidden_error = None;
                 self.learn_hold(leg, values.first());
             }
+            Expect::Description => self.learn_description(leg, &values, failed),
             // The error is shown in the place of its consequence.
             Expect::Prepare => {
                 let link = self.link_mut(leg);
@@ -378,8 +386,13 @@ impl Session {
         let Some(unit) = self.in_flight.front_mut() else { return false };
         let inspected =
             matches!(header.tag, b'Z' | b'E' | b'S' | b'C' | b'1' | b'3' | b'G' | b'A' | b'I' | b's' | b'N');
-        let held = unit.retryable && matches!(header.tag, b'T' | b'2' | b'n' | b't');
+        let held =
+            (unit.retryable || unit.describes.is_some()) && matches!(header.tag, b'T' | b'2' | b'n' | b't');
         if !(inspected || held) || header.frame_len() > INSPECTED_LEN_MAX {
+            // Which description comes next is not known any more.
+            if held {
+                unit.describes = None;
+            }
             unit.errored |= header.tag == b'E';
             let passes = !unit.retry && !unit.unconfirmed;
             if passes {
@@ -404,10 +417,14 @@ impl Session {
             b'N' if says_unconfirmed(body) => self.take_whole_client_frame(leg, header),
             tag => {
                 let hidden = unit.count(tag, body);
+                let told = unit.take_description(tag, body);
                 if !unit.retry && !hidden && !unit.unconfirmed {
                     unit.pass(frame, matches!(tag, b'C' | b'G' | b'I' | b's'), &mut self.client_out);
                 }
                 link.input.advance(header.frame_len());
+                if let Some((asked, told)) = told {
+                    self.note_description(leg, &asked, told);
+                }
             }
         }
         true
@@ -657,6 +674,7 @@ impl Unit {
         (self.leg, self.retry, self.retryable, self.errored) = (None, false, false, false);
         (self.parse_completes, self.close_completes, self.command_completes) = (0, 0, 0);
         (self.close_answers, self.parses_sent) = (0, 0);
+        self.describes.iter_mut().for_each(|describes| describes.forget_answers());
         self.hides_close.clear();
         self.parses.retain(|parsed| !parsed.injected);
         self.parses.iter_mut().for_each(|parsed| parsed.made = None);

@@ -11,6 +11,7 @@ use pangea_pgwire::startup::{CancelKey, Startup};
 use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_sql::Batch;
 
+use crate::described::Confirmed;
 use crate::leg::{Expect, Leg, Link, LinkState};
 use crate::moving::Held;
 use crate::observe::Answers;
@@ -222,6 +223,10 @@ pub struct Session {
     pub(crate) moving_unit: bool,
     /// Identity settings were sent to this server and are not confirmed.
     pub(crate) confirming: Option<Leg>,
+    /// The client knows of some prepared statement what it is.
+    pub(crate) has_described: bool,
+    /// Whether the server of the pending unit agrees.
+    pub(crate) confirmed: Confirmed,
     /// Nothing is sent for the client while a cancel request is on its way.
     pub(crate) on_hold: bool,
     /// The primary is being moved: the session leaves it.
@@ -358,6 +363,8 @@ impl Session {
             skip_until_sync: None,
             moving_unit: false,
             confirming: None,
+            has_described: false,
+            confirmed: Confirmed::Unknown,
             on_hold: false,
             primary_held: Held::Nothing,
             block_counted: false,
@@ -542,11 +549,17 @@ impl Session {
 
     /// Answers the pending unit with an error; it runs nowhere.
     pub(crate) fn refuse_pending(&mut self, error: &ErrorFields) {
-        (self.waiting_for, self.gave_up, self.asked, self.held_back) = (None, false, false, false);
         let mut frame = BytesMut::new();
         error.write(&mut frame);
+        self.refuse_pending_with(&frame);
+    }
+
+    /// The same with an ErrorResponse.
+    pub(crate) fn refuse_pending_with(&mut self, frame: &[u8]) {
+        (self.waiting_for, self.gave_up, self.asked, self.held_back) = (None, false, false, false);
+        self.confirmed = Confirmed::Unknown;
         if let Some(unit) = self.pending.pop_front() {
-            self.answer_with_error(&unit, &frame);
+            self.answer_with_error(&unit, frame);
         }
     }
 

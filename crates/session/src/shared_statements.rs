@@ -10,6 +10,7 @@ use pangea_pgwire::frame::HEADER_LEN;
 use pangea_pgwire::{SqlState, build, fields, message};
 use sha2::{Digest as _, Sha256};
 
+use crate::described::Description;
 use crate::leg::{Expect, Leg};
 use crate::session::{Session, Transaction};
 use crate::settings::SetUp;
@@ -36,12 +37,27 @@ struct Known {
     used: u64,
     /// The number of the Parse that has made it, given before that was sent.
     made: u64,
+    /// What it is, if anybody has asked.
+    description: Option<Description>,
 }
 
 impl SharedStatements {
     /// Whether one is there that is as good as if a session of this age had prepared it.
     pub(crate) fn has(&self, name: &[u8], age: &Age, leg: Leg) -> bool {
         self.known.get(name).is_some_and(|known| age.is_served_by(known.made, leg))
+    }
+
+    /// What one is there that [`Self::has`] finds.
+    pub(crate) fn description(&self, name: &[u8], age: &Age, leg: Leg) -> Option<Description> {
+        let known = self.known.get(name).filter(|known| age.is_served_by(known.made, leg))?;
+        known.description
+    }
+
+    /// Notes what one is.
+    pub(crate) fn describe(&mut self, name: &[u8], told: Description) {
+        if let Some(known) = self.known.get_mut(name) {
+            known.description = Some(told);
+        }
     }
 
     /// Notes that one is used.
@@ -55,7 +71,7 @@ impl SharedStatements {
     /// Adds one, or replaces it; returns the one that has to go for it.
     pub(crate) fn insert(&mut self, name: Bytes, made: u64) -> Option<Bytes> {
         self.clock += 1;
-        self.known.insert(name, Known { used: self.clock, made });
+        self.known.insert(name, Known { used: self.clock, made, description: None });
         if self.known.len() <= STATEMENTS_MAX {
             return None;
         }

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::described::Describes;
 use crate::leg::{Hold, Leg};
 use crate::prepared::Prepared;
 use crate::settings::Setting;
@@ -145,6 +146,8 @@ pub(crate) struct Unit {
     pub(crate) parses_sent: usize,
     /// Statements that its Parse messages make, in order.
     pub(crate) parses: Vec<Parsed>,
+    /// Its Describes of statements, on servers that sessions share.
+    pub(crate) describes: Option<Box<Describes>>,
     /// What its Close messages remove, in order; `None` for a portal or what is not there.
     pub(crate) closes: Vec<Option<(Bytes, Prepared)>>,
 
@@ -297,6 +300,9 @@ impl Unit {
         }
         self.parses.append(&mut part.parses);
         self.closes.append(&mut part.closes);
+        if let Some(describes) = &mut part.describes {
+            self.describes.get_or_insert_default().append(describes);
+        }
         self.hides_close.append(&mut part.hides_close);
     }
 }

@@ -23,12 +23,14 @@ pub(super) struct Database {
     sequence: i64,
     /// Every write that was executed, also of transactions that did not commit.
     pub(super) writes: Vec<String>,
+    /// What statements that are prepared now say of their types.
+    pub(super) types: u8,
 }
 
 impl Database {
     pub(super) fn shared() -> Rc<RefCell<Self>> {
         let versions = vec![(0x1000, Data::default())];
-        Rc::new(RefCell::new(Self { versions, sequence: 0, writes: Vec::new() }))
+        Rc::new(RefCell::new(Self { versions, sequence: 0, writes: Vec::new(), types: 0 }))
     }
 
     pub(super) fn newest(&self) -> (u64, &Data) {

@@ -36,6 +36,8 @@ pub(super) struct Server {
     /// Statements of a simple query that are still to run.
     queue: VecDeque<String>,
     portals: HashMap<String, Portal>,
+    /// The database's when the statement was prepared.
+    types: HashMap<String, u8>,
     reported: String,
 }
 
@@ -55,6 +57,7 @@ impl Server {
             copy: None,
             queue: VecDeque::new(),
             portals: HashMap::new(),
+            types: HashMap::new(),
             reported: String::new(),
         }
     }
@@ -273,6 +276,8 @@ impl Server {
         if !name.is_empty() && self.engine.prepared.contains_key(&name) {
             return Err(Failure("42P05", format!("prepared statement \"{name}\" already exists")));
         }
+        let types = self.engine.database.borrow().types;
+        self.types.insert(name.clone(), types);
         self.engine.prepared.insert(name, statement);
         self.output.extend_from_slice(&wire::frame(b'1', &[]));
         Ok(())
@@ -304,11 +309,20 @@ impl Server {
         self.portals.get_mut(name).ok_or_else(missing)
     }
 
+    /// The types in a statement; those of PREPARE have none.
+    pub(super) fn types_of(&self, name: &[u8]) -> u8 {
+        self.types.get(&text(name)).copied().unwrap_or_default()
+    }
+
     fn take_describe(&mut self, body: &[u8]) -> Result<(), Failure> {
         let statement = match Target::read(body).unwrap() {
             Target::Statement(name) => {
                 let statement = self.statement(&text(name))?;
-                self.output.extend_from_slice(&wire::frame(b't', &[&[0, 0]]));
+                let parameters: &[u8] = match self.types_of(name) {
+                    0 => &[0, 0],
+                    types => &[0, 1, 0, 0, 0, types],
+                };
+                self.output.extend_from_slice(&wire::frame(b't', &[parameters]));
                 statement
             }
             Target::Portal(name) => self.portal(&text(name))?.text.clone(),

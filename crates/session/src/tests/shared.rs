@@ -65,6 +65,37 @@ fn a_parse_of_the_clients_own_is_read_anew() {
     assert_eq!(made, ["C", "P", "S"], "{sent}");
 }
 
+/// A client that has described a statement takes its rows and its parameters for what they were then.
+#[test]
+fn what_a_client_was_told_of_a_statement_holds_on_every_connection() {
+    let mut seen = [0; 2];
+    for (seed, access) in (0..60).flat_map(|seed| [(seed, Access::Primary), (seed, Access::Local)]) {
+        let mut rig = Rig::shared(access, seed);
+        let shared = name_of(b"SELECT id FROM t", b"\0\0", None);
+        // The unnamed statement is one too.
+        let (name, there) = if seed % 4 == 0 { ("-", &b""[..]) } else { ("a", &shared[..]) };
+        let parse = extended(&format!("P {name} SELECT id FROM t; D S {name}; S"));
+        let bind = extended(&format!("B - {name}; E - 0; S"));
+        // The client was told of the first ones, and then of others.
+        for (told, now) in [(0, 0), (0, 1), (1, 1)] {
+            rig.database.borrow_mut().types = now;
+            if told == now {
+                rig.ask(&extended(&format!("C S {name}; S")));
+                assert_eq!(rig.ask(&parse), "1 | t | T | Z:I");
+            }
+            for _ in 0..6 {
+                let said = rig.ask(&bind);
+                let server = if access == Access::Primary { &rig.primary } else { &rig.local };
+                let fits = server.types_of(there) == told;
+                let expected = if fits { "2 | C:SELECT 0 | Z:I" } else { "E:0A000 | Z:I" };
+                assert_eq!(said, expected, "seed {seed}, told {told}, now {now}");
+                seen[usize::from(fits)] += 1;
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 100), "{seen:?}");
+}
+
 /// The last one is evicted in a unit that was flushed: the connection must not be given away before that is closed.
 #[test]
 fn what_has_to_go_is_closed_before_the_connection_is_given_away() {
