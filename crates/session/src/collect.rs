@@ -283,7 +283,7 @@ impl Session {
             return false;
         }
         let kept = kept.clone();
-        (known.on, known.is_proven) = ([0; 2], false);
+        (known.on, known.is_proven, known.told) = ([0; 2], false, None);
         let unit = self.collecting();
         unit.parses.push(Parsed { name: Bytes::new(), injected: false, made: None, number: 0 });
         unit.reads = true;
@@ -323,7 +323,7 @@ impl Session {
             is_proven: false,
             shared: shared.clone(),
             age: Age::new(number),
-            description: None,
+            told: None,
         };
         let mut frame = kept.clone();
         if name.is_empty() || self.statements.get(&name).is_none() {
@@ -468,7 +468,7 @@ impl Session {
                     is_proven: false,
                     shared: None,
                     age: Age::new(0),
-                    description: None,
+                    told: None,
                 };
                 unit.reads = true;
                 let name = Bytes::copy_from_slice(name.as_bytes());

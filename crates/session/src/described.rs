@@ -2,8 +2,9 @@
 //!
 //! A client that has described a statement writes its parameters and reads its rows by the types of then. PostgreSQL
 //! sees to that on one connection: parameters keep their types, and a result with other columns is an error
-//! (`plancache.c`, `RevalidateCachedQuery`). On another connection DDL may have been there before the statement was: it is
-//! described there before the client's first use of it, and other types are the same error.
+//! (`plancache.c`, `RevalidateCachedQuery`). On another connection DDL may have been there before the statement was. There it is
+//! prepared with the types of parameters that the client knows, and described before it is used: other columns are the
+//! same error. Where sessions share statements those with other parameters are it too.
 
 use bytes::{Bytes, BytesMut};
 use pangea_pgwire::frame::{FrameError, HEADER_LEN};
@@ -18,6 +19,17 @@ use crate::unit::Unit;
 
 /// What a Describe of a statement was answered with: types of parameters; names, types and modifiers of columns.
 pub(crate) type Description = [u8; 32];
+
+/// What a client was told of a statement.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) description: Description,
+    /// The types of all its parameters, as a Parse has them.
+    pub(crate) types: Bytes,
+    has_rows: bool,
+    /// Connections of the session's own where it is something else, as in [`crate::prepared::Prepared::on`].
+    differs_on: [u64; 2],
+}
 
 /// The Describes of statements in a unit.
 #[derive(Debug, Default)]
@@ -44,8 +56,6 @@ pub(crate) enum Confirmed {
     Unknown,
     /// It was asked about this one.
     Asked(Bytes),
-    /// It has one with other types.
-    Changed,
     /// It cannot prepare one: the unit will show why.
     Failed,
 }
@@ -86,7 +96,7 @@ fn description(parameters: &[u8], row: &[u8]) -> Description {
 }
 
 /// PostgreSQL's own error, by which drivers know that they have to prepare anew.
-fn changed() -> BytesMut {
+pub(crate) fn changed() -> BytesMut {
     let mut out = BytesMut::new();
     let code = SqlState::FEATURE_NOT_SUPPORTED;
     let fields: [(u8, &[u8]); 6] = [
@@ -109,7 +119,7 @@ fn changed() -> BytesMut {
 
 impl Unit {
     /// Takes a frame of an answer; the last one of a description tells it.
-    pub(crate) fn take_description(&mut self, tag: u8, body: &[u8]) -> Option<(Asked, Description)> {
+    pub(crate) fn take_description(&mut self, tag: u8, body: &[u8]) -> Option<(Asked, Told)> {
         let describes = self.describes.as_deref_mut()?;
         match tag {
             b't' => {
@@ -118,10 +128,11 @@ impl Unit {
             }
             b'T' | b'n' => {
                 // Without: a portal's.
-                let parameters = describes.parameters.take()?;
+                let types = describes.parameters.take()?;
                 let asked = describes.asked.get(describes.answered)?.clone();
                 describes.answered += 1;
-                Some((asked, description(&parameters, body)))
+                let description = description(&types, body);
+                Some((asked, Told { description, types, has_rows: tag == b'T', differs_on: [0; 2] }))
             }
             _ => None,
         }
@@ -136,11 +147,9 @@ impl Session {
             if let Some(shared) = self.shared_name(&name) {
                 frame = shared_statements::renamed_describe(&shared);
             }
-            if self.shares_servers() {
-                let text = self.statements.get(&name).map(|known| known.text.clone()).unwrap_or_default();
-                let describes = self.collecting().describes.get_or_insert_default();
-                describes.asked.push(Asked { name: name.clone(), text });
-            }
+            let text = self.statements.get(&name).map(|known| known.text.clone()).unwrap_or_default();
+            let describes = self.collecting().describes.get_or_insert_default();
+            describes.asked.push(Asked { name: name.clone(), text });
             self.collecting().uses.push(name);
         }
         self.collecting().reads = true;
@@ -149,21 +158,20 @@ impl Session {
     }
 
     /// The client is told what a statement is.
-    pub(crate) fn note_description(&mut self, leg: Leg, asked: &Asked, told: Description) {
+    pub(crate) fn note_description(&mut self, leg: Leg, asked: &Asked, told: Told) {
         let is_it = |text: &Bytes| !text.is_empty() && text.as_ptr() == asked.text.as_ptr();
         let Some(statement) = self.statements.get_mut(&asked.name).filter(|known| is_it(&known.text)) else {
             return;
         };
-        statement.description = Some(told);
+        let (description, shared) = (told.description, statement.shared.clone());
+        statement.told = Some(told);
         self.has_described = true;
-        if let Some(shared) = &statement.shared {
-            let shared = shared.clone();
-            self.link_mut(leg).server.statements.describe(&shared, told);
+        if let Some(shared) = shared {
+            self.link_mut(leg).server.statements.describe(&shared, description);
         }
     }
 
-    /// Makes sure that a server has the statements of the pending unit as the client knows them. In this region: to one far
-    /// away the question would take as long as the statement.
+    /// Makes sure that a server has the statements of the pending unit as the client knows them.
     pub(crate) fn confirm_descriptions(&mut self, leg: Leg) -> Confirmation {
         if !self.has_described {
             return Confirmation::Send;
@@ -171,24 +179,26 @@ impl Session {
         match self.confirmed {
             Confirmed::Asked(_) if self.link(leg).expects(Expect::Description) => return Confirmation::Wait,
             Confirmed::Failed => return Confirmation::Send,
-            Confirmed::Changed => return Confirmation::Refuse,
             Confirmed::Unknown | Confirmed::Asked(_) => self.confirmed = Confirmed::Unknown,
         }
         let Some(unit) = self.pending.front() else { return Confirmation::Wait };
         // What the transaction has set by which names are read is not there yet.
         let moves = matches!(self.transaction, Transaction::Local(_)) || self.begin_due;
-        let is_far = self.primary_may_refuse || moves && !self.set_up.is_empty();
-        if unit.continues || leg == Leg::Primary && is_far {
+        if unit.continues || leg == Leg::Primary && moves && !self.set_up.is_empty() {
             return Confirmation::Send;
         }
         let unconfirmed = unit.uses.iter().find_map(|name| {
             let statement = self.statements.get(name)?;
-            let known = statement.description?;
-            let there = match &statement.shared {
-                Some(shared) => self.link(leg).server.statements.description(shared, &statement.age, leg),
-                None => (statement.on[leg.index()] == self.link(leg).id).then_some(known),
+            let (told, link) = (statement.told.as_ref()?, self.link(leg));
+            let fits = match &statement.shared {
+                Some(shared) => {
+                    let there = link.server.statements.description(shared, &statement.age, leg);
+                    there.map(|there| there == told.description)
+                }
+                None if told.has_rows && !statement.is_on(leg, link) => None,
+                None => Some(told.differs_on[leg.index()] != link.id),
             };
-            (there != Some(known) && !self.makes(unit, leg, name)).then(|| (name.clone(), there.is_some()))
+            (fits != Some(true) && !self.makes(unit, leg, name)).then(|| (name.clone(), fits.is_some()))
         });
         match unconfirmed {
             None => Confirmation::Send,
@@ -198,6 +208,11 @@ impl Session {
                 Confirmation::Wait
             }
         }
+    }
+
+    /// Whether the pending unit waits for that.
+    pub(crate) fn asks_description(&self) -> bool {
+        matches!(self.confirmed, Confirmed::Asked(_))
     }
 
     /// Prepares a statement if the server has not got it, and asks what it is there.
@@ -224,20 +239,19 @@ impl Session {
     /// A server has told what a statement is there, or why it is not.
     pub(crate) fn learn_description(&mut self, leg: Leg, answer: &[Bytes], failed: bool) {
         let Confirmed::Asked(name) = std::mem::take(&mut self.confirmed) else { return };
+        let id = self.link(leg).id;
         let Some(statement) = self.statements.get_mut(&name) else { return };
+        let Some(told) = &mut statement.told else { return };
         let there = match answer {
             [parameters, row] if !failed => Some(description(parameters, row)),
             _ => None,
         };
-        self.confirmed = match there {
-            None => Confirmed::Failed,
-            Some(_) if statement.description == there => Confirmed::Unknown,
-            Some(_) => Confirmed::Changed,
-        };
+        self.confirmed = if there.is_some() { Confirmed::Unknown } else { Confirmed::Failed };
         let Some(shared) = statement.shared.clone() else {
-            // Nobody else knows: it is asked about again.
-            if statement.description != there {
-                statement.on[leg.index()] = 0;
+            match there {
+                Some(there) if there == told.description => {}
+                Some(_) => told.differs_on[leg.index()] = id,
+                None => statement.on[leg.index()] = 0,
             }
             return;
         };
@@ -246,17 +260,5 @@ impl Session {
             Some(there) => statements.describe(&shared, there),
             None => statements.remove(&shared),
         }
-    }
-
-    /// The pending unit uses a statement whose types have changed. On a standby they may be those of before: the primary serves.
-    pub(crate) fn refuse_changed(&mut self, leg: Leg) {
-        self.confirmed = Confirmed::Unknown;
-        let may_forward = self.may_forward();
-        let Some(unit) = self.pending.front_mut() else { return };
-        if leg == Leg::Local && may_forward && !matches!(self.transaction, Transaction::Local(_)) {
-            unit.run_on_primary = true;
-            return;
-        }
-        self.refuse_pending_with(&changed());
     }
 }

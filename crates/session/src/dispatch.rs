@@ -5,7 +5,7 @@ use pangea_base::Position;
 use pangea_consistency::{Level, Reach};
 use pangea_pgwire::{ErrorFields, SqlState, build};
 
-use crate::described::{Confirmation, Confirmed};
+use crate::described::{self, Confirmation, Confirmed};
 use crate::leg::{Expect, Leg, LinkState};
 use crate::moving::Held;
 use crate::own;
@@ -66,7 +66,7 @@ impl Session {
                     Confirmation::Send => {}
                     Confirmation::Wait => return false,
                     Confirmation::Refuse => {
-                        self.refuse_changed(leg);
+                        self.refuse_pending_with(&described::changed());
                         return true;
                     }
                 }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use pangea_pgwire::build;
+use pangea_pgwire::frame::HEADER_LEN;
+use pangea_pgwire::{build, message};
 use pangea_sql::Batch;
 
-use crate::described::Description;
+use crate::described::Told;
 use crate::leg::{Leg, Link};
 use crate::shared_statements::{self, Age};
 
@@ -40,19 +41,23 @@ pub(crate) struct Prepared {
     /// Which preparations of others serve it there.
     pub(crate) age: Age,
     /// What the client was told that it is.
-    pub(crate) description: Option<Description>,
+    pub(crate) told: Option<Told>,
 }
 
 impl Prepared {
     /// The messages that make it; `None` where it was a Query.
     pub(crate) fn parse(&self, by_own_name: bool) -> Option<Bytes> {
         let Origin::Parse(frame) = &self.origin else { return None };
-        match &self.shared {
-            Some(shared) if !by_own_name => {
-                Some(shared_statements::parse_anew(shared, &self.text, &self.types))
+        Some(match (&self.shared, &self.told) {
+            (Some(shared), _) if !by_own_name => {
+                shared_statements::parse_anew(shared, &self.text, &self.types)
             }
-            _ => Some(frame.clone()),
-        }
+            (_, Some(told)) => {
+                let (name, _) = message::cstr(&frame[HEADER_LEN..]).ok()?;
+                shared_statements::renamed_parse(name, &self.text, &told.types)
+            }
+            (_, None) => frame.clone(),
+        })
     }
 
     /// Frames that make it on another server, with one ReadyForQuery as answer.

@@ -214,7 +214,7 @@ impl Session {
         }
         let mut refused = std::mem::take(&mut self.in_flight);
         // A unit may have waited for an answer of the primary before it was sent anywhere.
-        if refused.is_empty() && (self.confirming.take().is_some() || self.asked) {
+        if refused.is_empty() && (self.confirming.take().is_some() || self.asks_description() || self.asked) {
             refused.extend(self.pending.pop_front());
         }
         (self.confirming, self.asked, self.gave_up) = (None, false, false);

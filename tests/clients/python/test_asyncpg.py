@@ -129,6 +129,32 @@ def test_statement_cache_survives_ddl(run, table):
     run(scenario)
 
 
+def test_what_is_prepared_has_the_types_that_were_told(run, table):
+    """It sends and reads binary by the types that it was told once, whichever connection of a pool has the statement."""
+
+    async def scenario(connect):
+        reader, holder, owner = await connect(), await connect(), await connect()
+        await owner.execute(f"CREATE TABLE {table} (v int); INSERT INTO {table} VALUES (1)")
+        query, count = f"SELECT v FROM {table}", f"SELECT count(*) FROM {table} WHERE v = $1"
+        add = f"INSERT INTO {table} VALUES ($1)"
+        assert await reader.fetchval(query) == 1
+        assert await reader.fetchval(count, 1) == 1
+        assert await reader.execute(add, 1) == "INSERT 0 1"
+        # While the holder has a transaction the reader gets another connection than the one on which it has prepared.
+        await owner.execute(f"ALTER TABLE {table} ALTER v TYPE bigint")
+        async with holder.transaction():
+            assert await holder.fetchval("SELECT 1") == 1
+            assert await reader.fetchval(query) == 1
+            assert await reader.execute(add, 1) == "INSERT 0 1"
+            assert await reader.fetchval(count, 1) == 3
+        await owner.execute(f"ALTER TABLE {table} ALTER v TYPE text")
+        async with holder.transaction():
+            assert await holder.fetchval("SELECT 1") == 1
+            assert [row["v"] for row in await reader.fetch(query)] == ["1", "1", "1"]
+
+    run(scenario)
+
+
 def test_what_is_asked_of_the_connection_itself(run, table):
     """asyncpg flushes a Parse and goes on in the same unit: nothing may come between."""
 

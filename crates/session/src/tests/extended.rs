@@ -91,3 +91,29 @@ fn unnamed_statements_live_until_a_query() {
     );
     assert_eq!(rig.ask(&extended("B - - 3; E - 0; S")), "2 | C:INSERT 0 1 | Z:I");
 }
+
+/// DDL may have been there since it was described here.
+#[test]
+fn a_statement_has_the_types_that_were_told_on_the_other_server() {
+    let mut rig = Rig::new();
+    let prepare = "P w INSERT INTO t VALUES ($1); D S w; P r SELECT nextval('sq'); D S r; P q SELECT nextval('sq'); D S q; S";
+    assert_eq!(rig.ask(&extended(prepare)), "1 | t | n | 1 | t | T | 1 | t | T | Z:I");
+    // What has no columns need not be asked about: its parameters are as told.
+    assert_eq!(rig.ask(&extended("B - w 4; E - 0; S")), "2 | C:INSERT 0 1 | Z:I");
+    let insert = "startup | P:w:INSERT INTO t VALUES ($1) | S | B::w | E: | S | position";
+    assert_eq!(rig.sent(Leg::Primary), insert);
+    assert_eq!(rig.ask(&extended("B - r; E - 0; S")), "2 | D:1 | C:SELECT 1 | Z:I");
+    let select = "P:r:SELECT nextval('sq') | D:Sr | S | B::r | E: | S | position";
+    assert_eq!(rig.sent(Leg::Primary), select);
+    rig.database.borrow_mut().types = 1;
+    for _ in 0..2 {
+        assert_eq!(rig.ask(&extended("B - q; E - 0; S")), "E:0A000 | Z:I");
+    }
+    assert_eq!(rig.query("BEGIN"), "C:BEGIN | Z:T");
+    assert_eq!(rig.ask(&extended("B - w 5; E - 0; S")), "2 | C:INSERT 0 1 | Z:T");
+    assert_eq!(rig.ask(&extended("B - q; E - 0; S")), "E:0A000 | Z:E");
+    assert_eq!(rig.query("ROLLBACK"), "C:ROLLBACK | Z:I");
+    // q has never run.
+    let writes = ["INSERT INTO t VALUES (4)", "SELECT nextval('sq')", "INSERT INTO t VALUES (5)"];
+    assert_eq!(rig.writes(), writes);
+}
