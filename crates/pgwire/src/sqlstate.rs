@@ -41,6 +41,8 @@ codes! {
     INVALID_PASSWORD = b"28P01";
     /// No such prepared statement.
     INVALID_SQL_STATEMENT_NAME = b"26000";
+    /// There is a prepared statement of this name already.
+    DUPLICATE_PREPARED_STATEMENT = b"42P05";
     /// No such database.
     UNDEFINED_DATABASE = b"3D000";
     /// A serialization failure; on a standby also a conflict with recovery.

@@ -9,10 +9,12 @@
 use bytes::{Bytes, BytesMut};
 use pangea_pgwire::frame::{FrameError, HEADER_LEN};
 use pangea_pgwire::message::Target;
-use pangea_pgwire::{SqlState, build};
+use pangea_pgwire::{SqlState, build, fields};
 use sha2::{Digest as _, Sha256};
 
 use crate::leg::{Expect, Leg};
+use crate::prepared::Prepared;
+use crate::respond::is_refusal;
 use crate::session::{Session, Transaction};
 use crate::shared_statements;
 use crate::unit::Unit;
@@ -27,8 +29,8 @@ pub(crate) struct Told {
     /// The types of all its parameters, as a Parse has them.
     pub(crate) types: Bytes,
     has_rows: bool,
-    /// Connections of the session's own where it is something else, as in [`crate::prepared::Prepared::on`].
-    differs_on: [u64; 2],
+    /// Connections of the session's own where it is the same, as in [`crate::prepared::Prepared::on`].
+    agrees_on: [u64; 2],
 }
 
 /// The Describes of statements in a unit.
@@ -48,16 +50,27 @@ pub(crate) struct Asked {
     text: Bytes,
 }
 
-/// Whether a server has the statements of the pending unit as the client knows them.
+/// A question of the session's own: whether a statement is on a server what the client was told.
+#[derive(Debug)]
+pub(crate) struct Question {
+    number: u64,
+    asked: Asked,
+    told: Description,
+    /// It is made there first.
+    makes: bool,
+    /// Its shared name, and the number of the Parse that has made it there.
+    shared: Option<(Bytes, u64)>,
+}
+
+/// How far the statements that a unit uses are known to be what the client was told.
 #[derive(Debug, Default)]
-pub(crate) enum Confirmed {
-    /// Not looked at yet, or all right.
-    #[default]
-    Unknown,
-    /// It was asked about this one.
-    Asked(Bytes),
-    /// It cannot prepare one: the unit will show why.
-    Failed,
+pub(crate) struct Confirmed {
+    /// The connection, as in [`crate::leg::Link::id`].
+    on: u64,
+    /// How many of them.
+    count: usize,
+    /// The question that was asked last.
+    question: u64,
 }
 
 /// What is to be done with the pending unit.
@@ -65,6 +78,13 @@ pub(crate) enum Confirmation {
     Send,
     Wait,
     Refuse,
+}
+
+impl Asked {
+    /// Whether this is the statement.
+    fn is(&self, statement: &Prepared) -> bool {
+        !self.text.is_empty() && statement.text.as_ptr() == self.text.as_ptr()
+    }
 }
 
 impl Describes {
@@ -132,7 +152,7 @@ impl Unit {
                 let asked = describes.asked.get(describes.answered)?.clone();
                 describes.answered += 1;
                 let description = description(&types, body);
-                Some((asked, Told { description, types, has_rows: tag == b'T', differs_on: [0; 2] }))
+                Some((asked, Told { description, types, has_rows: tag == b'T', agrees_on: [0; 2] }))
             }
             _ => None,
         }
@@ -159,36 +179,36 @@ impl Session {
 
     /// The client is told what a statement is.
     pub(crate) fn note_description(&mut self, leg: Leg, asked: &Asked, told: Told) {
-        let is_it = |text: &Bytes| !text.is_empty() && text.as_ptr() == asked.text.as_ptr();
-        let Some(statement) = self.statements.get_mut(&asked.name).filter(|known| is_it(&known.text)) else {
-            return;
-        };
-        let (description, shared) = (told.description, statement.shared.clone());
-        statement.told = Some(told);
+        let id = self.link(leg).id;
+        let known = self.statements.get_mut(&asked.name);
+        let Some(statement) = known.filter(|known| asked.is(known)) else { return };
+        let description = told.description;
+        statement.told.insert(told).agrees_on[leg.index()] = id;
         self.has_described = true;
-        if let Some(shared) = shared {
-            self.link_mut(leg).server.statements.describe(&shared, description);
+        let (shared, age) = (statement.shared.clone(), statement.age);
+        let statements = &mut self.link_mut(leg).server.statements;
+        if let Some(shared) = shared
+            && let Some(made) = statements.made(&shared, &age, leg)
+        {
+            statements.describe(&shared, made, description);
         }
     }
 
     /// Makes sure that a server has the statements of the pending unit as the client knows them.
     pub(crate) fn confirm_descriptions(&mut self, leg: Leg) -> Confirmation {
-        if !self.has_described {
-            return Confirmation::Send;
-        }
-        match self.confirmed {
-            Confirmed::Asked(_) if self.link(leg).expects(Expect::Description) => return Confirmation::Wait,
-            Confirmed::Failed => return Confirmation::Send,
-            Confirmed::Unknown | Confirmed::Asked(_) => self.confirmed = Confirmed::Unknown,
-        }
-        let Some(unit) = self.pending.front() else { return Confirmation::Wait };
         // What the transaction has set by which names are read is not there yet.
         let moves = matches!(self.transaction, Transaction::Local(_)) || self.begin_due;
-        if unit.continues || leg == Leg::Primary && moves && !self.set_up.is_empty() {
+        if !self.has_described || self.failed || leg == Leg::Primary && moves && !self.set_up.is_empty() {
             return Confirmation::Send;
         }
-        let unconfirmed = unit.uses.iter().find_map(|name| {
-            let statement = self.statements.get(name)?;
+        if self.link(leg).expects(Expect::Description) {
+            return Confirmation::Wait;
+        }
+        let id = self.link(leg).id;
+        let Some(unit) = self.pending.front() else { return Confirmation::Wait };
+        let known = if unit.confirmed.on == id { unit.confirmed.count } else { 0 };
+        let unconfirmed = unit.uses.iter().enumerate().skip(known).find_map(|(at, name)| {
+            let statement = self.used(unit, name).filter(|_| !self.makes(unit, leg, name))?;
             let (told, link) = (statement.told.as_ref()?, self.link(leg));
             let fits = match &statement.shared {
                 Some(shared) => {
@@ -196,28 +216,34 @@ impl Session {
                     there.map(|there| there == told.description)
                 }
                 None if told.has_rows && !statement.is_on(leg, link) => None,
-                None => Some(told.differs_on[leg.index()] != link.id),
+                None => (!told.has_rows || told.agrees_on[leg.index()] == link.id).then_some(true),
             };
-            (fits != Some(true) && !self.makes(unit, leg, name)).then(|| (name.clone(), fits.is_some()))
+            (fits != Some(true)).then(|| (at, name.clone(), fits.is_some()))
         });
         match unconfirmed {
             None => Confirmation::Send,
-            Some((_, true)) => Confirmation::Refuse,
-            Some((name, false)) => {
-                self.ask_description(leg, name);
+            _ if unit.continues => Confirmation::Send,
+            // An error must not come before the answers under way.
+            _ if !self.in_flight.is_empty() || self.held_ready.is_some() => Confirmation::Wait,
+            Some((.., true)) => Confirmation::Refuse,
+            Some((at, name, false)) => {
+                self.ask_description(leg, at, name);
                 Confirmation::Wait
             }
         }
     }
 
-    /// Whether the pending unit waits for that.
-    pub(crate) fn asks_description(&self) -> bool {
-        matches!(self.confirmed, Confirmed::Asked(_))
+    /// A statement that a unit uses; the unit may close it as well.
+    pub(crate) fn used<'a>(&'a self, unit: &'a Unit, name: &[u8]) -> Option<&'a Prepared> {
+        let closed = || unit.closes.iter().flatten().find(|(closed, _)| closed == name).map(|(_, it)| it);
+        self.statements.get(name).or_else(closed)
     }
 
     /// Prepares a statement if the server has not got it, and asks what it is there.
-    fn ask_description(&mut self, leg: Leg, name: Bytes) {
-        let Some(statement) = self.statements.get(&name).cloned() else { return };
+    fn ask_description(&mut self, leg: Leg, at: usize, name: Bytes) {
+        let Some(unit) = self.pending.front() else { return };
+        let Some(statement) = self.used(unit, &name).cloned() else { return };
+        let Some(told) = &statement.told else { return };
         self.open(leg);
         self.apply_settings(leg);
         let mut wire = BytesMut::new();
@@ -229,36 +255,70 @@ impl Session {
         wire.extend_from_slice(&shared_statements::renamed_describe(there));
         build::sync(&mut wire);
         self.send_hidden(leg, &wire, Expect::Description);
+        let statements = &self.link(leg).server.statements;
+        let mut made = statement.shared.as_ref().and_then(|it| statements.made(it, &statement.age, leg));
         if !is_there {
-            let number = if statement.shared.is_some() { self.next_parse() } else { 0 };
-            self.note_provided(leg, &name, statement.shared, number);
+            made = statement.shared.is_some().then(|| self.next_parse());
+            self.note_provided(leg, &name, statement.shared.clone(), made.unwrap_or_default());
+            self.close_evicted(leg);
         }
-        self.confirmed = Confirmed::Asked(name);
+        self.questions += 1;
+        let (number, link) = (self.questions, self.link_mut(leg));
+        let shared = statement.shared.clone().zip(made);
+        let asked = Asked { name, text: statement.text.clone() };
+        link.questions.push_back(Question {
+            number,
+            asked,
+            told: told.description,
+            makes: !is_there,
+            shared,
+        });
+        let on = link.id;
+        if let Some(unit) = self.pending.front_mut() {
+            unit.confirmed = Confirmed { on, count: at + 1, question: number };
+        }
     }
 
     /// A server has told what a statement is there, or why it is not.
-    pub(crate) fn learn_description(&mut self, leg: Leg, answer: &[Bytes], failed: bool) {
-        let Confirmed::Asked(name) = std::mem::take(&mut self.confirmed) else { return };
-        let id = self.link(leg).id;
-        let Some(statement) = self.statements.get_mut(&name) else { return };
-        let Some(told) = &mut statement.told else { return };
+    pub(crate) fn learn_description(&mut self, leg: Leg, answer: &[Bytes]) {
+        let link = self.link_mut(leg);
+        let (id, error) = (link.id, link.hidden_error.take());
+        let Some(question) = link.questions.pop_front() else { return };
         let there = match answer {
-            [parameters, row] if !failed => Some(description(parameters, row)),
+            [parameters, row] if error.is_none() => Some(description(parameters, row)),
             _ => None,
         };
-        self.confirmed = if there.is_some() { Confirmed::Unknown } else { Confirmed::Failed };
-        let Some(shared) = statement.shared.clone() else {
-            match there {
-                Some(there) if there == told.description => {}
-                Some(_) => told.differs_on[leg.index()] = id,
-                None => statement.on[leg.index()] = 0,
+        let agrees = there == Some(question.told);
+        // An error after it has kept the session from learning that it was made.
+        let code = error.as_ref().and_then(|error| fields::code(&error[HEADER_LEN..]));
+        let exists = question.shared.is_none() && code == Some(SqlState::DUPLICATE_PREPARED_STATEMENT);
+        match (question.shared, there) {
+            (Some((shared, made)), Some(there)) => link.server.statements.describe(&shared, made, there),
+            (Some((shared, made)), None) => link.server.statements.remove_made(&shared, made),
+            (None, _) => {
+                let known = self.statements.get_mut(&question.asked.name);
+                if let Some(statement) = known.filter(|known| question.asked.is(known)) {
+                    if question.makes && there.is_none() && !exists {
+                        statement.on[leg.index()] = 0;
+                    }
+                    if let Some(told) = statement.told.as_mut().filter(|_| agrees) {
+                        told.agrees_on[leg.index()] = id;
+                    }
+                }
             }
-            return;
-        };
-        let statements = &mut self.link_mut(leg).server.statements;
-        match there {
-            Some(there) => statements.describe(&shared, there),
-            None => statements.remove(&shared),
+        }
+        let is_idle = matches!(self.transaction, Transaction::Idle);
+        let may_forward = leg == Leg::Local && self.may_forward() && is_idle;
+        let unit = self.pending.front_mut().filter(|unit| unit.confirmed.question == question.number);
+        match (unit, error) {
+            (None, _) => {}
+            (Some(_), None) if agrees => {}
+            (Some(_), None) => self.refuse_pending_with(&changed()),
+            (Some(unit), Some(_)) if exists && is_idle => unit.confirmed = Confirmed::default(),
+            (Some(unit), Some(error)) if may_forward && is_refusal(&error[HEADER_LEN..]) => {
+                unit.run_on_primary = true;
+            }
+            (Some(_), Some(error)) => self.refuse_pending_with(&error),
         }
     }
 }

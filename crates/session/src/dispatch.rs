@@ -5,7 +5,7 @@ use pangea_base::Position;
 use pangea_consistency::{Level, Reach};
 use pangea_pgwire::{ErrorFields, SqlState, build};
 
-use crate::described::{self, Confirmation, Confirmed};
+use crate::described::{self, Confirmation};
 use crate::leg::{Expect, Leg, LinkState};
 use crate::moving::Held;
 use crate::own;
@@ -72,7 +72,6 @@ impl Session {
                 }
                 if let Some(unit) = self.pending.pop_front() {
                     (self.gave_up, self.asked) = (false, false);
-                    self.confirmed = Confirmed::Unknown;
                     self.send(leg, unit);
                 }
                 true
@@ -516,9 +515,7 @@ impl Session {
     }
 
     fn provide_statement(&mut self, leg: Leg, unit: &mut Unit, name: &Bytes, by_own_name: bool) {
-        // It may be closed by the very unit that uses it.
-        let closed = unit.closes.iter().flatten().find(|(closed, _)| closed == name).map(|(_, st)| st);
-        let Some(statement) = self.statements.get(name).or(closed) else {
+        let Some(statement) = self.used(unit, name) else {
             if !name.is_empty() {
                 unit.missing.get_or_insert_with(|| name.clone());
             } else if self.shares_servers()

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use pangea_pgwire::build;
 
+use crate::described::Question;
 use crate::settings::Made;
 use crate::shared::ServerState;
 
@@ -100,6 +101,8 @@ pub(crate) struct Link {
     pub(crate) answer_failed: bool,
     /// Shared statements whose preparation is under way as [`Expect::Prepare`]; `None` for others.
     pub(crate) preparing: VecDeque<Option<Bytes>>,
+    /// Under way as [`Expect::Description`].
+    pub(crate) questions: VecDeque<Question>,
     /// Error of something that the session ran for itself, to be shown instead of its consequence.
     pub(crate) hidden_error: Option<Bytes>,
     /// The first values of the rows in the answer under way; empty for NULL.
@@ -139,6 +142,7 @@ impl Link {
             evicted: Vec::new(),
             answer_failed: false,
             preparing: VecDeque::new(),
+            questions: VecDeque::new(),
             hidden_error: None,
             values: Vec::new(),
         }

@@ -205,6 +205,7 @@ impl Session {
         self.unbind();
         // Nothing of this was executed there, so nothing is unknown that was not before.
         let position_unknown = self.position_unknown || self.held_ready.is_some();
+        let asks = self.primary.expects(Expect::Description);
         self.drop_primary();
         self.position_unknown = position_unknown;
         if self.pinned || matches!(self.transaction, Transaction::Primary) {
@@ -214,7 +215,7 @@ impl Session {
         }
         let mut refused = std::mem::take(&mut self.in_flight);
         // A unit may have waited for an answer of the primary before it was sent anywhere.
-        if refused.is_empty() && (self.confirming.take().is_some() || self.asks_description() || self.asked) {
+        if refused.is_empty() && (self.confirming.take().is_some() || asks || self.asked) {
             refused.extend(self.pending.pop_front());
         }
         (self.confirming, self.asked, self.gave_up) = (None, false, false);
@@ -229,11 +230,7 @@ impl Session {
         match tag {
             b'E' => {
                 let link = self.link_mut(leg);
-                link.answer_failed = true;
-                // What is prepared in vain fails in a transaction that has failed by the first of these errors.
-                if expected != Expect::Prepare || link.hidden_error.is_none() {
-                    link.hidden_error = Some(frame.clone());
-                }
+                (link.hidden_error, link.answer_failed) = (Some(frame.clone()), true);
             }
             b't' | b'T' | b'n' if expected == Expect::Description => {
                 self.link_mut(leg).values.push(frame.slice(HEADER_LEN..));
@@ -297,7 +294,7 @@ impl Session {
                 self.link_mut(leg).hidden_error = None;
                 self.learn_hold(leg, values.first());
             }
-            Expect::Description => self.learn_description(leg, &values, failed),
+            Expect::Description => self.learn_description(leg, &values),
             // The error is shown in the place of its consequence.
             Expect::Prepare => {
                 let link = self.link_mut(leg);
@@ -566,7 +563,7 @@ impl Session {
 }
 
 /// Whether a standby refused because it is one, or because of its replay: the primary would not have.
-fn is_refusal(body: &[u8]) -> bool {
+pub(crate) fn is_refusal(body: &[u8]) -> bool {
     let says = |what: &[u8]| {
         fields::field(body, b'M').is_some_and(|text| text.windows(what.len()).any(|window| window == what))
     };

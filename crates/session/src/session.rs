@@ -11,7 +11,6 @@ use pangea_pgwire::startup::{CancelKey, Startup};
 use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_sql::Batch;
 
-use crate::described::Confirmed;
 use crate::leg::{Expect, Leg, Link, LinkState};
 use crate::moving::Held;
 use crate::observe::Answers;
@@ -225,8 +224,8 @@ pub struct Session {
     pub(crate) confirming: Option<Leg>,
     /// The client knows of some prepared statement what it is.
     pub(crate) has_described: bool,
-    /// Whether the server of the pending unit agrees.
-    pub(crate) confirmed: Confirmed,
+    /// Questions whether servers agree.
+    pub(crate) questions: u64,
     /// Nothing is sent for the client while a cancel request is on its way.
     pub(crate) on_hold: bool,
     /// The primary is being moved: the session leaves it.
@@ -364,7 +363,7 @@ impl Session {
             moving_unit: false,
             confirming: None,
             has_described: false,
-            confirmed: Confirmed::Unknown,
+            questions: 0,
             on_hold: false,
             primary_held: Held::Nothing,
             block_counted: false,
@@ -557,7 +556,6 @@ impl Session {
     /// The same with an ErrorResponse.
     pub(crate) fn refuse_pending_with(&mut self, frame: &[u8]) {
         (self.waiting_for, self.gave_up, self.asked, self.held_back) = (None, false, false, false);
-        self.confirmed = Confirmed::Unknown;
         if let Some(unit) = self.pending.pop_front() {
             self.answer_with_error(&unit, frame);
         }
@@ -592,7 +590,10 @@ impl Session {
     /// The server that works for the client now, and the key that cancels it there, once the server has told it.
     #[must_use]
     pub fn busy(&self) -> Option<(Leg, Option<&CancelKey>)> {
-        let leg = self.in_flight.front()?.leg?;
+        let asked = || {
+            [Leg::Local, Leg::Primary].into_iter().find(|leg| self.link(*leg).expects(Expect::Description))
+        };
+        let leg = self.in_flight.front().map_or_else(asked, |unit| unit.leg)?;
         Some((leg, self.link(leg).server.key.as_ref()))
     }
 

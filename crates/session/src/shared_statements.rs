@@ -53,10 +53,22 @@ impl SharedStatements {
         known.description
     }
 
-    /// Notes what one is.
-    pub(crate) fn describe(&mut self, name: &[u8], told: Description) {
-        if let Some(known) = self.known.get_mut(name) {
+    /// Notes what one is that the Parse of this number has made.
+    pub(crate) fn describe(&mut self, name: &[u8], made: u64, told: Description) {
+        if let Some(known) = self.known.get_mut(name).filter(|known| known.made == made) {
             known.description = Some(told);
+        }
+    }
+
+    /// The number of the Parse that has made one that [`Self::has`] finds.
+    pub(crate) fn made(&self, name: &[u8], age: &Age, leg: Leg) -> Option<u64> {
+        self.known.get(name).map(|known| known.made).filter(|made| age.is_served_by(*made, leg))
+    }
+
+    /// Removes one unless it has been made again.
+    pub(crate) fn remove_made(&mut self, name: &[u8], made: u64) {
+        if self.known.get(name).is_some_and(|known| known.made == made) {
+            self.known.remove(name);
         }
     }
 

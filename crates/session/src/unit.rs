@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::described::Describes;
+use crate::described::{Confirmed, Describes};
 use crate::leg::{Hold, Leg};
 use crate::prepared::Prepared;
 use crate::settings::Setting;
@@ -148,6 +148,8 @@ pub(crate) struct Unit {
     pub(crate) parses: Vec<Parsed>,
     /// Its Describes of statements, on servers that sessions share.
     pub(crate) describes: Option<Box<Describes>>,
+    /// Which of the statements that it uses are as the client knows them.
+    pub(crate) confirmed: Confirmed,
     /// What its Close messages remove, in order; `None` for a portal or what is not there.
     pub(crate) closes: Vec<Option<(Bytes, Prepared)>>,
 

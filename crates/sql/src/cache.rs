@@ -28,7 +28,7 @@ pub const CACHED_TEXT_LEN_MAX: usize = 16 * 1024;
 const ENTRY_OVERHEAD: usize = 160;
 
 /// How many of the keys seen last are remembered until they come again, about.
-const SEEN_MAX: u16 = 4096;
+const SEEN_MAX: u16 = 16_384;
 
 /// Answers by statement text. Valid for one [`crate::Catalog`]: clear it when that changes.
 #[derive(Debug)]

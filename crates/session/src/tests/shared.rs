@@ -96,6 +96,39 @@ fn what_a_client_was_told_of_a_statement_holds_on_every_connection() {
     assert!(seen.iter().all(|count| *count > 100), "{seen:?}");
 }
 
+/// Two names of one statement, each asked about where the other was prepared last.
+#[test]
+fn each_statement_of_a_unit_is_asked_about_once() {
+    for seed in 0..20 {
+        let mut rig = Rig::shared(Access::Primary, seed);
+        rig.query("BEGIN");
+        for name in ["a", "b"] {
+            assert_eq!(rig.ask(&extended(&format!("P {name} SELECT 1; D S {name}; S"))), "1 | t | T | Z:T");
+        }
+        let both = extended("B - a; E - 0; B - b; E - 0; S");
+        assert_eq!(rig.ask(&both), "2 | D:1 | C:SELECT 1 | 2 | D:1 | C:SELECT 1 | Z:T");
+        rig.query("COMMIT");
+        assert_eq!(rig.ask(&both), "2 | D:1 | C:SELECT 1 | 2 | D:1 | C:SELECT 1 | Z:I");
+    }
+}
+
+#[test]
+fn a_refusal_comes_after_the_answers_before_it() {
+    let mut refused = 0;
+    for seed in 0..20 {
+        let mut rig = Rig::shared(Access::Primary, seed);
+        rig.ask(&extended("P a SELECT id FROM t; D S a; S; P b SELECT 1; S"));
+        rig.database.borrow_mut().types = 1;
+        for _ in 0..4 {
+            let said = rig.ask(&extended("B - b; E - 0; S; B - a; E - 0; S; B - b; E - 0; S"));
+            let ran = "2 | D:1 | C:SELECT 1 | Z:I";
+            refused += usize::from(said == format!("{ran} | E:0A000 | Z:I | {ran}"));
+            assert!(said.starts_with(ran) && said.ends_with(ran), "{seed}: {said}");
+        }
+    }
+    assert!(refused > 10, "{refused}");
+}
+
 /// The last one is evicted in a unit that was flushed: the connection must not be given away before that is closed.
 #[test]
 fn what_has_to_go_is_closed_before_the_connection_is_given_away() {
