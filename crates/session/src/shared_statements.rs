@@ -44,13 +44,12 @@ struct Known {
 impl SharedStatements {
     /// Whether one is there that is as good as if a session of this age had prepared it.
     pub(crate) fn has(&self, name: &[u8], age: &Age, leg: Leg) -> bool {
-        self.known.get(name).is_some_and(|known| age.is_served_by(known.made, leg))
+        self.made(name, age, leg).is_some()
     }
 
     /// What one is there that [`Self::has`] finds.
     pub(crate) fn description(&self, name: &[u8], age: &Age, leg: Leg) -> Option<Description> {
-        let known = self.known.get(name).filter(|known| age.is_served_by(known.made, leg))?;
-        known.description
+        self.find(name, age, leg)?.description
     }
 
     /// Notes what one is that the Parse of this number has made.
@@ -62,7 +61,11 @@ impl SharedStatements {
 
     /// The number of the Parse that has made one that [`Self::has`] finds.
     pub(crate) fn made(&self, name: &[u8], age: &Age, leg: Leg) -> Option<u64> {
-        self.known.get(name).map(|known| known.made).filter(|made| age.is_served_by(*made, leg))
+        self.find(name, age, leg).map(|known| known.made)
+    }
+
+    fn find(&self, name: &[u8], age: &Age, leg: Leg) -> Option<&Known> {
+        self.known.get(name).filter(|known| age.is_served_by(known.made, leg))
     }
 
     /// Removes one unless it has been made again.

@@ -146,7 +146,7 @@ pub(crate) struct Unit {
     pub(crate) parses_sent: usize,
     /// Statements that its Parse messages make, in order.
     pub(crate) parses: Vec<Parsed>,
-    /// Its Describes of statements, on servers that sessions share.
+    /// Its Describes of statements.
     pub(crate) describes: Option<Box<Describes>>,
     /// Which of the statements that it uses are as the client knows them.
     pub(crate) confirmed: Confirmed,
