@@ -17,6 +17,7 @@ mod gate;
 mod heartbeat;
 mod link_server;
 mod links;
+mod listener;
 mod peers;
 mod pool;
 mod position;
@@ -141,6 +142,7 @@ impl Gateway {
             stopping,
             clients: Semaphore::new(config.clients_max),
             pools: Arc::new(pool::Pools::new(config.pooling.limits.clone())),
+            listeners: listener::Listeners::default(),
             console: Arc::default(),
             consoles: Semaphore::new(console::CONSOLES_MAX),
             forwarded: AtomicUsize::new(0),

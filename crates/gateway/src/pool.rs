@@ -8,7 +8,7 @@
 //! Who finds no free connection waits in a queue: first come, first served, with a bound. How many connections there may
 //! be in several pools together is the [ledger]'s; who waits because of other pools gets what is idle there.
 
-mod connect;
+pub(crate) mod connect;
 mod ledger;
 mod limits;
 mod ticket;

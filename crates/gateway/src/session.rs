@@ -6,6 +6,7 @@ mod ahead;
 mod bell;
 mod follow;
 mod home;
+mod listening;
 mod ordered;
 mod pooled;
 mod sockets;
@@ -438,7 +439,7 @@ impl Running {
             return Poll::Ready(Event::LeftTooLong);
         }
         // Ahead of the ends of waits: what was waited for may have come.
-        if self.bell.has_rung(cx) {
+        if self.bell.has_rung(cx) || self.has_unheard() {
             let waker = self.bell.waker().clone();
             if let Poll::Ready(event) = self.poll_seldom(&mut Context::from_waker(&waker)) {
                 return Poll::Ready(event);
@@ -480,6 +481,9 @@ impl Running {
         }
         if self.stopped.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Stopping);
+        }
+        if self.poll_listener(cx) {
+            return Poll::Ready(Event::Moved);
         }
         Poll::Pending
     }
@@ -624,7 +628,7 @@ impl Running {
         loop {
             let mut world = World { catalog: &self.catalog, position: &self.position, shared: &self.shared };
             self.session.advance(&mut world);
-            if !self.share() {
+            if !self.share() && !self.listen() {
                 break;
             }
         }

@@ -16,6 +16,7 @@ use crate::freshness::Freshness;
 use crate::gate::GateWatch;
 use crate::heartbeat::Control;
 use crate::links::Route;
+use crate::listener::Listeners;
 use crate::peers::{Links, Peers};
 use crate::pool::Pools;
 use crate::position::PositionWatch;
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) clients: Semaphore,
     pub(crate) pools: Arc<Pools>,
+    pub(crate) listeners: Listeners,
     /// Who the clients are, and what of theirs is paused.
     pub(crate) console: Arc<Clients>,
     /// Places of consoles.

@@ -51,6 +51,8 @@ codes! {
     OBJECT_NOT_IN_PREREQUISITE_STATE = b"55000";
     /// Too many connections.
     TOO_MANY_CONNECTIONS = b"53300";
+    /// More than the program can keep.
+    PROGRAM_LIMIT_EXCEEDED = b"54000";
     /// Cancelled by the user.
     QUERY_CANCELED = b"57014";
     /// The server is going down.

@@ -10,6 +10,7 @@ use pangea_pgwire::{ErrorFields, SqlState, build};
 use pangea_sql::{Batch, DiscardTarget, Effect, Isolation, Statement};
 
 use crate::leg::{Leg, LinkState};
+use crate::listening::ChannelChange;
 use crate::own;
 use crate::prepared::{Origin, Portal, Prepared};
 use crate::session::{Environment, Phase, Session, Transaction, UNIT_LEN_MAX};
@@ -453,8 +454,6 @@ impl Session {
             Effect::Show { .. } => {}
             Effect::Ddl => unit.changes_catalog = true,
             Effect::CopyFromStdin => unit.copies_in += 1,
-            Effect::Listen => unit.listens = true,
-            Effect::Unlisten => unit.needs_primary |= self.listening || self.pinned,
             Effect::Discard(target) => self.judge_discard(unit, *target),
             Effect::Prepare { name, inner } => {
                 let batch = Batch { statements: vec![(**inner).clone()], ..Batch::default() };
@@ -514,7 +513,7 @@ impl Session {
         unit.commands += 1;
     }
 
-    /// Transaction control.
+    /// Transaction control, and what else counts from the end of a transaction.
     fn judge_control(&self, unit: &mut Unit, effect: &Effect, wire: &dyn Fn() -> Bytes) {
         match effect {
             Effect::Begin { start_transaction, read_only, isolation, .. } => {
@@ -548,6 +547,14 @@ impl Session {
                 unit.needs_primary |= on_primary && in_transaction;
                 unit.follows(Consequence::SetLocal { wire, may_commit_async: false });
                 unit.follows(Consequence::Restrict { read_only, one_snapshot });
+            }
+            Effect::Listen { channel } => {
+                unit.listens = true;
+                unit.holds |= !self.judge_channel(unit, ChannelChange::listen(channel), wire);
+            }
+            Effect::Unlisten { channel } => {
+                unit.needs_primary |= self.listening || self.pinned || self.stays_on(Leg::Primary);
+                self.judge_channel(unit, ChannelChange::unlisten(channel.as_deref()), wire);
             }
             _ => {}
         }
@@ -617,23 +624,23 @@ impl Session {
 /// Adds to a unit where one of its statements has to run.
 fn judge_place(unit: &mut Unit, statement: &Statement) {
     unit.needs_primary |= statement.needs_primary && !judged_by_effect(&statement.effect);
-    unit.pins |= statement.pins && statement.effect != Effect::Listen;
+    unit.pins |= statement.pins && !matches!(statement.effect, Effect::Listen { .. });
     unit.reads_session_state |= statement.reads_session_state;
 }
 
 /// Adds to a unit what one of its statements needs of its very connection.
 fn judge_hold(unit: &mut Unit, statement: &Statement) {
-    unit.holds |= statement.holds;
+    unit.holds |= statement.holds && !matches!(statement.effect, Effect::Listen { .. });
     unit.reads_private_state |= statement.reads_private_state;
     unit.frees |= matches!(
         statement.effect,
-        Effect::CloseCursor { .. } | Effect::Unlisten | Effect::Deallocate { .. } | Effect::ResetAll
+        Effect::CloseCursor { .. } | Effect::Unlisten { .. } | Effect::Deallocate { .. } | Effect::ResetAll
     );
 }
 
 /// Effects for which being on the primary is decided with the session's state.
 fn judged_by_effect(effect: &Effect) -> bool {
-    matches!(effect, Effect::Begin { .. } | Effect::SetTransaction { .. } | Effect::Unlisten)
+    matches!(effect, Effect::Begin { .. } | Effect::SetTransaction { .. } | Effect::Unlisten { .. })
 }
 
 /// Whether commits wait for the log with this value of `synchronous_commit`.

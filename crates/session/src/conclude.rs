@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use pangea_pgwire::build;
 
 use crate::leg::{Expect, Hold, Leg, LinkState};
+use crate::listening::ChannelChange;
 use crate::prepared::Prepared;
 use crate::session::{Access, Session, Transaction};
 use crate::settings::{RESET_ALL, SetUp, release, roll_back_to};
@@ -28,6 +29,9 @@ impl Session {
             self.conclude_any(leg, &mut unit, status);
         }
         self.close_evicted(leg);
+        if status == b'I' {
+            self.tell_notifications();
+        }
         unit.empty();
         self.spare = Some(unit);
     }
@@ -152,6 +156,10 @@ impl Session {
                 self.may_commit_async |= may_commit_async;
                 self.set_up.push(SetUp::Local(wire));
             }
+            Consequence::Channel(change, wire) if in_transaction => {
+                self.set_up.push(SetUp::Channel(change, wire));
+            }
+            Consequence::Channel(change, _) => self.change_channels(change),
             Consequence::Savepoint(name, wire) => self.set_up.push(SetUp::Savepoint(name, wire)),
             Consequence::Release(name) => release(&mut self.set_up, &name),
             Consequence::RollbackTo(name) => roll_back_to(&mut self.set_up, &name),
@@ -165,6 +173,7 @@ impl Session {
             Consequence::Deallocate(name) => self.deallocate(leg, name),
             Consequence::DiscardAll => {
                 self.forget_everything(leg);
+                self.change_channels(ChannelChange::UnlistenAll);
                 // Unless the same query has come to that after it.
                 (self.pinned, self.listening) = (unit.pins, unit.listens);
             }
@@ -182,7 +191,14 @@ impl Session {
 
     fn keep_settings(&mut self, leg: Leg, set_up: Vec<SetUp>) {
         for set_up in set_up {
-            let SetUp::Session(mut setting) = set_up else { continue };
+            let mut setting = match set_up {
+                SetUp::Session(setting) => setting,
+                SetUp::Channel(change, _) => {
+                    self.change_channels(change);
+                    continue;
+                }
+                SetUp::Local(_) | SetUp::Savepoint(..) => continue,
+            };
             if setting.key == DATE_STYLE
                 && let Some(value) = self.parameters.get(REPORTED_DATE_STYLE)
             {

@@ -59,7 +59,7 @@ impl Session {
             }
             Decision::Send(leg) => {
                 self.waiting_for = None;
-                if !self.is_attached(leg) || self.confirm_identity(leg) {
+                if !self.is_listened_for(leg) || !self.is_attached(leg) || self.confirm_identity(leg) {
                     return false;
                 }
                 match self.confirm_descriptions(leg) {
@@ -401,6 +401,9 @@ impl Session {
             self.guard_commits();
         }
         unit.bound_before = (self.pinned, self.listening, self.link(leg).hold);
+        if leg == Leg::Primary {
+            self.listen_for_own(&unit);
+        }
         let was_local = matches!(self.transaction, Transaction::Local(_));
         if was_local && leg == Leg::Primary {
             self.move_transaction();
@@ -416,6 +419,7 @@ impl Session {
         self.link_mut(leg).wrote_here |= unit.needs_primary || unit.unread;
         self.pinned |= unit.pins;
         self.listening |= unit.listens;
+        self.link_mut(leg).listened.extend_from_slice(&unit.channels);
         let mut keeps = false;
         if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
             // To the primary, or to another reader when this one goes.

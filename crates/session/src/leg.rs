@@ -93,6 +93,8 @@ pub(crate) struct Link {
     pub(crate) wrote_here: bool,
     /// Why it cannot be given away.
     pub(crate) hold: Hold,
+    /// Channels on which the session has begun to listen there, and need not.
+    pub(crate) listened: Vec<Bytes>,
     /// Something may have removed the reason.
     pub(crate) hold_check_due: bool,
     /// Statements that have to be closed to make room for others.
@@ -138,6 +140,7 @@ impl Link {
             is_fresh: false,
             wrote_here: false,
             hold: Hold::No,
+            listened: Vec::new(),
             hold_check_due: false,
             evicted: Vec::new(),
             answer_failed: false,
@@ -154,6 +157,7 @@ impl Link {
         self.server.made = Made::default();
         (self.server.guarded, self.server.is_tainted) = (false, false);
         (self.hold, self.hold_check_due) = (Hold::No, false);
+        self.listened.clear();
     }
 
     /// Sends something of the session's own; its answer is due after those before it.

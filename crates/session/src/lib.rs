@@ -30,6 +30,7 @@ mod described;
 mod dispatch;
 mod learn;
 mod leg;
+mod listening;
 mod lost;
 mod moving;
 mod observe;
@@ -46,6 +47,7 @@ mod tests;
 mod unit;
 
 pub use leg::Leg;
+pub use listening::{about_channels, channel_of};
 pub use moving::Held;
 pub use observe::{Activity, Answers};
 pub use own::{ALIASES, START_SQL, own_question};

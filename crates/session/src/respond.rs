@@ -345,7 +345,10 @@ impl Session {
 
     /// Passes on a notification. Its sender is named by process: the session's own process on the primary is told
     /// as the one that the client knows, so that clients can leave out what they said themselves.
-    fn notify(&mut self, frame: &[u8]) {
+    fn notify(&mut self, frame: &Bytes) {
+        if self.is_heard_elsewhere(frame) {
+            return;
+        }
         let own = self.primary.server.key.as_ref().map(|key| key.process.to_be_bytes());
         let known = self.client_key().map(|key| key.process.to_be_bytes());
         let (head, body) = frame.split_at(HEADER_LEN);

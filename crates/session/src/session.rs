@@ -12,6 +12,7 @@ use pangea_pgwire::{ErrorFields, SqlState};
 use pangea_sql::Batch;
 
 use crate::leg::{Expect, Leg, Link, LinkState};
+use crate::listening::Listening;
 use crate::moving::Held;
 use crate::observe::Answers;
 use crate::own::{self, Refusals};
@@ -253,8 +254,10 @@ pub struct Session {
 
     /// The session has state on the primary that cannot be made elsewhere: everything runs there.
     pub(crate) pinned: bool,
-    /// The session listens on the primary.
+    /// The session listens on the primary, with a connection of its own.
     pub(crate) listening: bool,
+    /// What it listens to otherwise.
+    pub(crate) listens_elsewhere: Option<Box<Listening>>,
     /// What the session has set about its reads.
     pub(crate) read: ReadSettings,
     /// They may have changed, and the server is to be asked.
@@ -378,6 +381,7 @@ impl Session {
             reads_committed: false,
             pinned: false,
             listening: false,
+            listens_elsewhere: None,
             read: ReadSettings::default(),
             settings_due: false,
             commits_elsewhere: false,
@@ -422,7 +426,7 @@ impl Session {
             }
             if !more || self.phase == Phase::Over {
                 self.count_block(environment);
-                return;
+                return self.settle_channels();
             }
         }
     }
@@ -611,16 +615,17 @@ impl Session {
     /// Cancels a unit that waits for the local server to catch up; `false` when none does.
     pub fn cancel_waiting(&mut self) -> bool {
         // The rest of a unit that has begun to run is not for the session to cancel.
-        let waits = self.waiting_for.is_some() || self.held_back;
+        let waits = self.waiting_for.is_some() || self.held_back || self.waits_for_listener();
         if !waits || self.pending.front().is_some_and(|unit| unit.continues) {
             return false;
         }
-        let detail = if self.held_back {
+        self.refuse_pending(&canceled(if self.held_back {
             "The statement was waiting for the primary, which is being moved."
-        } else {
+        } else if self.waiting_for.is_some() {
             "The statement was waiting for this region to catch up with the session's own writes."
-        };
-        self.refuse_pending(&canceled(detail));
+        } else {
+            "The statement was waiting for the connection that listens for sessions."
+        }));
         true
     }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::listening::ChannelChange;
+
 /// Most settings remembered. A session that sets more different things stays on the primary.
 pub(crate) const SETTINGS_MAX: usize = 512;
 
@@ -151,6 +153,8 @@ pub(crate) enum SetUp {
     Session(Setting),
     /// SET LOCAL, SET TRANSACTION, SET CONSTRAINTS.
     Local(Bytes),
+    /// LISTEN, UNLISTEN: count from the end of the transaction.
+    Channel(ChannelChange, Bytes),
     /// SAVEPOINT.
     Savepoint(String, Bytes),
 }
@@ -161,7 +165,10 @@ pub(crate) const SET_UP_MAX: usize = 1024;
 impl SetUp {
     pub(crate) fn wire(&self) -> &Bytes {
         match self {
-            Self::Session(Setting { wire, .. }) | Self::Local(wire) | Self::Savepoint(_, wire) => wire,
+            Self::Session(Setting { wire, .. })
+            | Self::Local(wire)
+            | Self::Channel(_, wire)
+            | Self::Savepoint(_, wire) => wire,
         }
     }
 }

@@ -287,6 +287,11 @@ impl Session {
             self.hold(leg, Hold::Checked);
             self.link_mut(leg).server.is_tainted = true;
         }
+        // Not when it is sent: a question may be under way whose answer is about what was before.
+        if !self.link(leg).listened.is_empty() {
+            self.hold(leg, Hold::Checked);
+            self.link_mut(leg).hold_check_due = true;
+        }
         if (unit.unread && !unit.errored) || (unit.errored && unit.mixes_control) {
             self.hold(leg, Hold::Forever);
         }
@@ -297,6 +302,7 @@ impl Session {
             return;
         }
         link.hold_check_due = false;
+        self.unlisten(leg);
         let mut wire = BytesMut::new();
         build::query(&mut wire, HOLD_SQL);
         self.send_hidden(leg, &wire, Expect::Hold);

@@ -414,7 +414,7 @@ impl Session {
         let set_up = self.set_up.iter().filter_map(|set_up| match set_up {
             SetUp::Session(setting) => Some(&setting.wire),
             SetUp::Local(wire) => Some(wire),
-            SetUp::Savepoint(..) => None,
+            SetUp::Channel(..) | SetUp::Savepoint(..) => None,
         });
         let salt = salt_of(self.settings.salt().chain(set_up));
         if std::mem::replace(&mut self.salt, salt) == salt {

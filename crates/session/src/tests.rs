@@ -11,6 +11,7 @@ mod engine;
 mod extended;
 mod failures;
 mod flows;
+mod listening;
 mod moving;
 mod program;
 mod rig;

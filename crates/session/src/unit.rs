@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::described::{Confirmed, Describes};
 use crate::leg::{Hold, Leg};
+use crate::listening::ChannelChange;
 use crate::prepared::Prepared;
 use crate::settings::Setting;
 
@@ -53,6 +54,8 @@ pub(crate) enum Consequence {
         read_only: bool,
         one_snapshot: bool,
     },
+    /// LISTEN and UNLISTEN, where a listener hears for the session.
+    Channel(ChannelChange, Bytes),
     Savepoint(String, Bytes),
     Release(String),
     RollbackTo(String),
@@ -125,6 +128,8 @@ pub(crate) struct Unit {
     pub(crate) unread: bool,
     pub(crate) changes_catalog: bool,
     pub(crate) listens: bool,
+    /// Channels on which it begins to listen, where a listener hears for the session.
+    pub(crate) channels: Vec<Bytes>,
     /// It may change Pangea's own settings.
     pub(crate) sets_own: bool,
     /// With the number of the command that each follows from.

@@ -226,9 +226,12 @@ fn statement_bytes(statement: &Statement) -> usize {
         | Effect::Show { name }
         | Effect::Execute { name }
         | Effect::DeclareCursor { name, .. }
-        | Effect::Fetch { name } => name.len(),
+        | Effect::Fetch { name }
+        | Effect::Listen { channel: name } => name.len(),
         Effect::Set { name, value, .. } => name.len() + value.as_ref().map_or(0, String::len),
-        Effect::Deallocate { name } | Effect::CloseCursor { name } => name.as_ref().map_or(0, String::len),
+        Effect::Deallocate { name } | Effect::CloseCursor { name } | Effect::Unlisten { channel: name } => {
+            name.as_ref().map_or(0, String::len)
+        }
         Effect::Prepare { name, inner } => name.len() + statement_bytes(inner),
         Effect::None
         | Effect::Begin { .. }
@@ -240,8 +243,6 @@ fn statement_bytes(statement: &Statement) -> usize {
         | Effect::Discard(_)
         | Effect::CopyFromStdin
         | Effect::CopyToStdout
-        | Effect::Listen
-        | Effect::Unlisten
         | Effect::Load
         | Effect::Ddl => 0,
     };

@@ -98,8 +98,14 @@ impl Classifier<'_> {
                 Ok(DiscardMode::DiscardTemp) => discarding(DiscardTarget::Temp),
                 Ok(DiscardMode::Undefined) | Err(_) => Statement::on_primary(Effect::None),
             },
-            NodeEnum::ListenStmt(_) => Statement { holds: true, ..Statement::pinning(Effect::Listen) },
-            NodeEnum::UnlistenStmt(_) => Statement::on_primary(Effect::Unlisten),
+            NodeEnum::ListenStmt(listen) => {
+                let effect = Effect::Listen { channel: listen.conditionname.clone() };
+                Statement { holds: true, ..Statement::pinning(effect) }
+            }
+            NodeEnum::UnlistenStmt(unlisten) => {
+                let channel = Some(unlisten.conditionname.clone()).filter(|channel| !channel.is_empty());
+                Statement::on_primary(Effect::Unlisten { channel })
+            }
             NodeEnum::LoadStmt(_) => Statement { holds: true, ..Statement::harmless(Effect::Load) },
             NodeEnum::CreateTableAsStmt(create) => self.create_table_as(create),
             NodeEnum::CallStmt(call) => {

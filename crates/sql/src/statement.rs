@@ -210,9 +210,15 @@ pub enum Effect {
     /// `COPY … TO STDOUT`.
     CopyToStdout,
     /// `LISTEN`.
-    Listen,
+    Listen {
+        /// The channel.
+        channel: String,
+    },
     /// `UNLISTEN`.
-    Unlisten,
+    Unlisten {
+        /// The channel; `None` for `*`.
+        channel: Option<String>,
+    },
     /// `LOAD`: may be run again on another server.
     Load,
     /// The catalogue may have changed.

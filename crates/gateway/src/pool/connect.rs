@@ -18,7 +18,7 @@ use crate::stream::Stream;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Opens a connection, and asks what sessions have to know.
-pub(super) async fn open(
+pub(crate) async fn open(
     route: &Route,
     startup: &Startup,
 ) -> Result<(Stream, Box<ServerState>, Welcome), ErrorFields> {

@@ -18,6 +18,7 @@ use crate::position::PositionWatch;
 use crate::shared::Shared;
 
 use super::home::{PRIMARY_TIMEOUT, access};
+use super::listening::Listening;
 use super::{Event, PRIMARY_PAUSE, Pending, Running};
 
 /// How long the primary serves reads after no server of this region could be had.
@@ -39,6 +40,7 @@ pub(super) struct Pooled {
     primary_acquiring: Option<Acquiring>,
     /// Ends the time in which the primary serves reads.
     away: Option<Pending<()>>,
+    pub(super) listening: Option<Box<Listening>>,
 }
 
 /// A connection for a session, and whose it is.

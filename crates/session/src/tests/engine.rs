@@ -25,12 +25,14 @@ pub(super) struct Database {
     pub(super) writes: Vec<String>,
     /// What statements that are prepared now say of their types.
     pub(super) types: u8,
+    /// Notifications that were committed and the listener has not looked at.
+    pub(super) notifications: usize,
 }
 
 impl Database {
     pub(super) fn shared() -> Rc<RefCell<Self>> {
         let versions = vec![(0x1000, Data::default())];
-        Rc::new(RefCell::new(Self { versions, sequence: 0, writes: Vec::new(), types: 0 }))
+        Rc::new(RefCell::new(Self { versions, sequence: 0, writes: Vec::new(), types: 0, notifications: 0 }))
     }
 
     pub(super) fn newest(&self) -> (u64, &Data) {
@@ -112,6 +114,7 @@ struct Saved {
     lasting: Settings,
     effective: Settings,
     work: Option<Data>,
+    listening: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -140,7 +143,7 @@ pub(super) struct Engine {
     work: Option<Data>,
     transaction: Option<Transaction>,
     pub(super) prepared: HashMap<String, String>,
-    listening: bool,
+    listening: BTreeSet<String>,
     /// Notifications that are due.
     pub(super) notified: usize,
     /// Writes that the standby refused.
@@ -161,7 +164,7 @@ impl Engine {
             work: None,
             transaction: None,
             prepared: HashMap::new(),
-            listening: false,
+            listening: BTreeSet::new(),
             notified: 0,
             refused: Vec::new(),
         }
@@ -190,7 +193,12 @@ impl Engine {
     }
 
     fn saved(&self) -> Saved {
-        Saved { lasting: self.lasting.clone(), effective: self.effective.clone(), work: self.work.clone() }
+        Saved {
+            lasting: self.lasting.clone(),
+            effective: self.effective.clone(),
+            work: self.work.clone(),
+            listening: self.listening.clone(),
+        }
     }
 
     fn open(&mut self, explicit: bool) -> &mut Transaction {
@@ -214,13 +222,15 @@ impl Engine {
         let work = self.work.take();
         if !commit || transaction.failed {
             (self.lasting, self.effective) = (transaction.begun.lasting, transaction.begun.effective);
+            self.listening = transaction.begun.listening;
             return false;
         }
         self.effective.clone_from(&self.lasting);
         if let Some(data) = work {
             self.database.borrow_mut().commit(data);
         }
-        if self.listening {
+        self.database.borrow_mut().notifications += transaction.notifies;
+        if self.listening.contains("ch") {
             self.notified += transaction.notifies;
         }
         true
@@ -332,6 +342,7 @@ impl Engine {
                 transaction.savepoints.truncate(index + 1);
                 transaction.failed = false;
                 (self.lasting, self.effective, self.work) = (saved.lasting, saved.effective, saved.work);
+                self.listening = saved.listening;
                 Answer::tag("ROLLBACK")
             }),
             _ => return None,
@@ -420,7 +431,8 @@ impl Engine {
 
     /// Whether there is anything that only this connection has.
     fn has_left_something(&self) -> bool {
-        self.listening || self.prepared.keys().any(|name| !name.is_empty() && !name.starts_with("pangea_"))
+        !self.listening.is_empty()
+            || self.prepared.keys().any(|name| !name.is_empty() && !name.starts_with("pangea_"))
     }
 
     /// Data of COPY FROM STDIN have ended.
@@ -514,7 +526,7 @@ impl Engine {
                 self.lasting.clear();
                 self.effective.clear();
                 self.prepared.clear();
-                self.listening = false;
+                self.listening.clear();
                 Ok(Answer::tag("DISCARD ALL"))
             }
             ["LISTEN" | "UNLISTEN" | "NOTIFY", ..] => self.notification_statement(text, words),
@@ -529,9 +541,11 @@ impl Engine {
             self.refused.push(text.to_owned());
             return failure("25006", "cannot execute that during recovery");
         }
+        let channel = words[1].trim_matches('"').to_owned();
         match words[0] {
-            "LISTEN" => self.listening = true,
-            "UNLISTEN" => self.listening = false,
+            "LISTEN" => _ = self.listening.insert(channel),
+            "UNLISTEN" if channel == "*" => self.listening.clear(),
+            "UNLISTEN" => _ = self.listening.remove(&channel),
             _ => self.transaction.as_mut().unwrap().notifies += 1,
         }
         Ok(Answer::tag(words[0]))

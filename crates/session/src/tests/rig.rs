@@ -1,12 +1,12 @@
 //! A session with a client and two simulated servers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pangea_base::{Lsn, Position, Timeline};
 use pangea_consistency::{History, Reach};
 use pangea_pgwire::requests::Requests;
@@ -144,6 +144,14 @@ pub(super) struct Rig {
     /// What goes with the one that was used last, while nobody uses it.
     free: [Option<Box<ServerState>>; 2],
     parse_numbers: ParseNumbers,
+    /// What is listened to for the session.
+    pub(super) channels: BTreeSet<Bytes>,
+    /// What the listener has to say: a notification, or that all channels are heard.
+    unheard: VecDeque<Option<Bytes>>,
+    /// Notifications that it has heard.
+    pub(super) notifications: usize,
+    /// The listener works only when told to.
+    pub(super) is_deaf: bool,
     rng: Rng,
 }
 
@@ -258,6 +266,10 @@ impl Rig {
             greeting: String::new(),
             spare: [Vec::new(), Vec::new()],
             parse_numbers: ParseNumbers::default(),
+            channels: BTreeSet::new(),
+            unheard: VecDeque::new(),
+            notifications: 0,
+            is_deaf: false,
             free: [None, None],
             rng: Rng(1),
         };
@@ -465,8 +477,36 @@ impl Rig {
         }
     }
 
+    /// The listener hears what is wanted, or says something; whether it did.
+    pub(super) fn listener_works(&mut self) -> bool {
+        if let Some(channels) = self.session.take_wanted_channels() {
+            self.channels.clone_from(channels);
+            self.unheard.push_back(None);
+            return true;
+        }
+        if !self.session.takes_notification() {
+            return false;
+        }
+        match self.unheard.pop_front() {
+            Some(Some(frame)) => self.session.notified(frame),
+            Some(None) => self.session.channels_are_heard(),
+            None => return false,
+        }
+        true
+    }
+
     pub(super) fn advance(&mut self) {
+        for _ in 0..std::mem::take(&mut self.database.borrow_mut().notifications) {
+            if self.channels.contains(b"ch".as_slice()) {
+                let process = self.primary.process.to_be_bytes();
+                self.unheard.push_back(Some(wire::frame(b'A', &[&process, b"ch\0\0"]).freeze()));
+                self.notifications += 1;
+            }
+        }
         self.session.advance(&mut self.world);
+        while !self.is_deaf && self.listener_works() {
+            self.session.advance(&mut self.world);
+        }
         self.collect();
         for leg in [Leg::Local, Leg::Primary] {
             if let Some(state) = self.session.release(leg) {

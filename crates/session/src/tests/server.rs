@@ -27,7 +27,7 @@ pub(super) struct Server {
     pub(super) engine: Engine,
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
-    process: u32,
+    pub(super) process: u32,
     started: bool,
     /// After an error in extended messages.
     skips_to_sync: bool,
@@ -105,7 +105,8 @@ impl Server {
             build::parameter_status(&mut self.output, REPORTED, &now);
             self.reported = now;
         }
-        for _ in 0..std::mem::take(&mut self.engine.notified) {
+        let told = if self.engine.status() == b'I' { std::mem::take(&mut self.engine.notified) } else { 0 };
+        for _ in 0..told {
             let process = self.process.to_be_bytes();
             self.output.extend_from_slice(&wire::frame(b'A', &[&process, b"ch\0\0"]));
         }

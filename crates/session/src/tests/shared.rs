@@ -184,9 +184,9 @@ fn a_connection_is_kept_while_it_has_what_only_it_has() {
     let mut rig = Rig::shared(Access::Primary, 1);
     rig.query("SELECT 1");
     assert!(!rig.session.keeps_servers() && !rig.session.primary_is_open());
-    rig.query("LISTEN ch");
+    rig.query("PREPARE p AS SELECT 1");
     assert!(rig.session.keeps_servers() && rig.session.primary_is_open());
-    rig.query("UNLISTEN ch");
+    rig.query("DEALLOCATE p");
     assert!(!rig.session.keeps_servers() && !rig.session.primary_is_open());
     rig.query("BEGIN");
     assert!(rig.session.primary_is_open());

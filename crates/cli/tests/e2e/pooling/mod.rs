@@ -1,6 +1,7 @@
 //! Transaction pooling: sessions that share their servers are served as if they had them alone.
 
 mod limits;
+mod listening;
 mod strangers;
 
 use pangea_node::{PoolConfig, PoolMode};
@@ -58,6 +59,21 @@ fn strangers_see_nothing_of_one_another() {
         Logs::Quiet,
         |options| options.pool = Some(transaction_pooling(POOL_SIZE)),
         scenarios![strangers::do_what_they_like, strangers::wait_their_turn],
+    );
+}
+
+#[test]
+fn sessions_listen_together() {
+    run(
+        Logs::Faults,
+        |options| options.pool = Some(transaction_pooling(POOL_SIZE)),
+        scenarios![
+            listening::many_sessions_listen_with_one_connection,
+            listening::listening_is_of_the_session,
+            listening::a_lost_listener_is_told,
+            listening::a_client_that_does_not_read_ends,
+            listening::a_switchover_ends_who_listens_and_nobody_else,
+        ],
     );
 }
 

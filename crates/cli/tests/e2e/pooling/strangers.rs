@@ -109,6 +109,9 @@ struct Stranger {
     table: Option<u64>,
     locked: bool,
     cursor: bool,
+    listens: bool,
+    /// Notifications that it has sent.
+    notified: u64,
 }
 
 impl Stranger {
@@ -127,6 +130,8 @@ impl Stranger {
             table: None,
             locked: false,
             cursor: false,
+            listens: false,
+            notified: 0,
         }
     }
 
@@ -145,6 +150,7 @@ impl Stranger {
             10 => self.set_locally().await,
             11 if self.rng.below(4) == 0 => self.vanish(lab, region).await,
             12 => self.change_role().await,
+            14 => self.listen().await,
             13 if self.rng.below(3) == 0 => self.discard().await,
             _ => self.look().await,
         }
@@ -227,6 +233,29 @@ impl Stranger {
         self.cursor = !self.cursor;
     }
 
+    /// Hears all that is notified on its channel while it listens, by itself and by the one before it.
+    async fn listen(&mut self) {
+        let channel = format!("stranger_{}", self.number);
+        if !self.listens || self.rng.below(4) == 0 {
+            let verb = if self.listens { "UNLISTEN" } else { "LISTEN" };
+            self.session.run(&format!("{verb} {channel}")).await;
+            self.listens = !self.listens;
+            return;
+        }
+        self.notified += 1;
+        let payload = self.notified.to_string();
+        self.session.run(&format!("NOTIFY stranger_{}, 'another'", self.number + 1)).await;
+        self.session.run(&format!("NOTIFY {channel}, '{payload}'")).await;
+        loop {
+            let (heard_on, heard) = self.session.notification().await;
+            assert_eq!(heard_on, channel);
+            if heard != "another" {
+                assert_eq!(heard, payload, "stranger {}", self.number);
+                return;
+            }
+        }
+    }
+
     async fn fail(&mut self) {
         assert_eq!(self.session.fails("SELECT 1/0").await, "22012");
     }
@@ -283,7 +312,7 @@ impl Stranger {
     fn forget(&mut self) {
         (self.me, self.remembered, self.timeout, self.statement) = (None, None, None, None);
         (self.is_stranger, self.has_sql_statement, self.locked, self.cursor) = (false, false, false, false);
-        self.table = None;
+        (self.table, self.listens) = (None, false);
     }
 
     /// Goes without a word in the middle of a statement, and comes again.
