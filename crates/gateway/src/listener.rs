@@ -17,11 +17,11 @@ use pangea_pgwire::{ErrorFields, SqlState, build};
 use pangea_session::{about_channels, channel_of};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::links::{Kind, Route};
 use crate::pool::connect;
-use crate::session::PRIMARY_TIMEOUT;
+use crate::session::{PRIMARY_TIMEOUT, is_transient};
 use crate::shared::Shared;
 use crate::stream::Stream;
 
@@ -198,9 +198,12 @@ impl Inner {
         }
     }
 
-    /// Tells who listens to its channel of a notification.
+    /// Tells who listens to its channel of a notification. One that was not to be heard yet is of before.
     fn notify(&mut self, frame: &Bytes) {
         let Some(channel) = channel_of(frame).and_then(|name| self.channels.get(name)) else { return };
+        if channel.state != State::Heard {
+            return;
+        }
         for ear in &channel.ears {
             tell(&mut self.ears, *ear, Heard::Notification(frame.clone()));
         }
@@ -275,8 +278,12 @@ impl Listener {
                 build::query(&mut output, &sql);
                 asked = Some((channels, Instant::now() + ANSWER_TIMEOUT));
             }
-            if !output.is_empty() && stream.write_all(&output.split()).await.is_err() {
-                return Some(lost(route));
+            if !output.is_empty() {
+                match timeout(ANSWER_TIMEOUT, stream.write_all(&output.split())).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Some(lost(route)),
+                    Err(_) => return Some(silent(route)),
+                }
             }
             let is_needed = asked.is_some() || !self.lock().ears.is_empty();
             let deadline = asked.as_ref().map_or_else(Instant::now, |(_, deadline)| *deadline);
@@ -326,9 +333,7 @@ async fn open(route: &Route, startup: &Startup) -> Result<Stream, ErrorFields> {
     loop {
         match connect::open(route, startup).await {
             Ok((stream, ..)) => return Ok(stream),
-            Err(error) if Instant::now() >= deadline || !error.code.as_str().starts_with("57") => {
-                return Err(error);
-            }
+            Err(error) if Instant::now() >= deadline || !is_transient(&error) => return Err(error),
             Err(_) => sleep(PAUSE).await,
         }
     }

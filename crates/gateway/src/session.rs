@@ -44,6 +44,7 @@ use bell::Bell;
 pub(crate) use home::PRIMARY_TIMEOUT;
 use home::{Home, Reader, moving, open_home, open_reader};
 use pooled::Pooled;
+pub(crate) use pooled::is_transient;
 use sockets::Silent;
 
 /// How long the statements of a client that has vanished may still run.

@@ -553,7 +553,7 @@ impl Session {
                 unit.holds |= !self.judge_channel(unit, ChannelChange::listen(channel), wire);
             }
             Effect::Unlisten { channel } => {
-                unit.needs_primary |= self.listening || self.pinned || self.stays_on(Leg::Primary);
+                unit.needs_primary |= self.listening || self.pinned || self.listens_on_primary();
                 self.judge_channel(unit, ChannelChange::unlisten(channel.as_deref()), wire);
             }
             _ => {}

@@ -419,7 +419,7 @@ impl Session {
         self.link_mut(leg).wrote_here |= unit.needs_primary || unit.unread;
         self.pinned |= unit.pins;
         self.listening |= unit.listens;
-        self.link_mut(leg).listened.extend_from_slice(&unit.channels);
+        self.mark_listened(leg, &unit.channels);
         let mut keeps = false;
         if leg == Leg::Local && unit.len <= RETRY_LEN_MAX {
             // To the primary, or to another reader when this one goes.

@@ -11,9 +11,9 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use pangea_pgwire::frame::HEADER_LEN;
-use pangea_pgwire::{ErrorFields, build};
+use pangea_pgwire::{ErrorFields, SqlState, build};
 
-use crate::leg::{Expect, Leg};
+use crate::leg::{Expect, Hold, Leg};
 use crate::session::{Access, OUTPUT_LEN_MAX, Phase, Session, Transaction};
 use crate::settings::SetUp;
 use crate::unit::{Consequence, Unit};
@@ -105,7 +105,8 @@ impl Session {
             || self.in_flight.iter().any(|unit| !unit.channels.is_empty());
         if listens {
             self.fail(&ErrorFields { severity: "FATAL", ..error.clone() });
-        } else if waits {
+        } else if waits && error.code != SqlState::ADMIN_SHUTDOWN {
+            // Where the primary has moved it is asked for anew.
             let text = format!("no connection can listen for the session: {}", error.message);
             let refused = ErrorFields::error(error.code, text).with_detail("Nothing was executed.");
             self.refuse_pending(&refused.with_hint("Try again."));
@@ -141,8 +142,10 @@ impl Session {
             return false;
         }
         if let ChannelChange::Listen(channel) = &change {
-            let wanted = self.listens_elsewhere.as_ref().map_or(0, |listening| listening.wanted.len());
-            let full = wanted + unit.channels.len() >= CHANNELS_MAX;
+            let full = self.listens_elsewhere.as_ref().is_some_and(|listening| {
+                let more = !listening.wanted.contains(channel);
+                more && listening.wanted.len() + unit.channels.len() >= CHANNELS_MAX
+            });
             // Where client or server write otherwise, the name was not read, or is another one there.
             let is_utf8 = |name| self.parameters.get(name).is_some_and(|value| value == "UTF8");
             let is_known = channel.is_ascii() || is_utf8(CLIENT_ENCODING) && is_utf8(SERVER_ENCODING);
@@ -255,7 +258,12 @@ impl Session {
         let (Some(listening), Some(channel)) = (self.listens_elsewhere.as_mut(), channel_of(frame)) else {
             return false;
         };
-        if !listening.channels.contains(channel) && !self.primary.listened.iter().any(|it| it == channel) {
+        let begun =
+            |set_up: &SetUp| matches!(set_up, SetUp::Channel(ChannelChange::Listen(it), _) if it == channel);
+        let begins = |unit: &Unit| unit.channels.iter().any(|it| it == channel);
+        let is_committed_now =
+            self.set_up.iter().any(begun) || self.in_flight.iter().any(|unit| begins(unit));
+        if !(listening.channels.contains(channel) || is_committed_now) {
             return false;
         }
         let is_own = own.is_some_and(|own| frame[HEADER_LEN..].starts_with(&own));
@@ -281,6 +289,38 @@ impl Session {
             build::query(&mut wire, &about_channels("LISTEN", &listening.channels));
             self.primary.listened = listening.channels.iter().cloned().collect();
             self.send_hidden(Leg::Primary, &wire, Expect::Cleanup);
+        }
+    }
+
+    /// Whether a connection to the primary listens, or may: UNLISTEN is for that.
+    pub(crate) fn listens_on_primary(&self) -> bool {
+        self.stays_on(Leg::Primary) || !self.primary.listened.is_empty()
+    }
+
+    /// Notes that a connection listens: not when that is sent, for a question may be under way whose answer is about what was
+    /// before.
+    pub(crate) fn note_listened(&mut self, leg: Leg, unit: &Unit, status: u8) {
+        // What went before it in the unit may have been DISCARD ALL.
+        self.mark_listened(leg, &unit.channels);
+        let ended = status == b'I' && self.in_flight.is_empty();
+        if ended && self.link(leg).hold == Hold::Forever {
+            // It stays with the session, and only what the listener hears too is to be known.
+            let heard = self.listens_elsewhere.as_ref().map(|listening| &listening.channels);
+            let link = if leg == Leg::Local { &mut self.local } else { &mut self.primary };
+            link.listened.retain(|channel| heard.is_some_and(|heard| heard.contains(channel)));
+        } else if !self.link(leg).listened.is_empty() {
+            self.hold(leg, Hold::Checked);
+            self.link_mut(leg).hold_check_due = true;
+        }
+    }
+
+    /// A connection is told to listen.
+    pub(crate) fn mark_listened(&mut self, leg: Leg, channels: &[Bytes]) {
+        let listened = &mut self.link_mut(leg).listened;
+        for channel in channels {
+            if !listened.contains(channel) {
+                listened.push(channel.clone());
+            }
         }
     }
 

@@ -287,11 +287,7 @@ impl Session {
             self.hold(leg, Hold::Checked);
             self.link_mut(leg).server.is_tainted = true;
         }
-        // Not when it is sent: a question may be under way whose answer is about what was before.
-        if !self.link(leg).listened.is_empty() {
-            self.hold(leg, Hold::Checked);
-            self.link_mut(leg).hold_check_due = true;
-        }
+        self.note_listened(leg, unit, status);
         if (unit.unread && !unit.errored) || (unit.errored && unit.mixes_control) {
             self.hold(leg, Hold::Forever);
         }

@@ -139,7 +139,7 @@ pub(super) fn take_application_name(startup: &mut Startup) -> Option<String> {
 }
 
 /// Whether trying again may help.
-fn is_transient(error: &ErrorFields) -> bool {
+pub(crate) fn is_transient(error: &ErrorFields) -> bool {
     matches!(error.code.as_str().get(..2), Some("08" | "57"))
 }
 

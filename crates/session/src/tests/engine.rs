@@ -170,6 +170,10 @@ impl Engine {
         }
     }
 
+    pub(super) fn listens(&self) -> bool {
+        !self.listening.is_empty()
+    }
+
     pub(super) fn is_standby(&self) -> bool {
         matches!(self.role, Role::Standby(_))
     }
@@ -526,7 +530,9 @@ impl Engine {
                 self.lasting.clear();
                 self.effective.clear();
                 self.prepared.clear();
+                // It is committed at once.
                 self.listening.clear();
+                self.transaction.iter_mut().for_each(|transaction| transaction.begun.listening.clear());
                 Ok(Answer::tag("DISCARD ALL"))
             }
             ["LISTEN" | "UNLISTEN" | "NOTIFY", ..] => self.notification_statement(text, words),

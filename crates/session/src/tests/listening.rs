@@ -188,7 +188,45 @@ fn what_a_server_notifies_of_itself_is_told_once() {
     rig.session.server_input(Leg::Primary).extend_from_slice(&notification("ch"));
     rig.settle();
     assert_eq!(rig.heard(), "T | D:1 | C:SELECT 1 | Z:I");
-    assert_eq!(rig.ask(&wire::query("NOTIFY ch")).matches('A').count(), 1);
+    assert_eq!(rig.ask(&wire::query("NOTIFY ch")), "C:NOTIFY | A | Z:I");
+    rig.given(&["DEALLOCATE p"]);
+    assert!(!rig.session.primary_is_open());
+    rig.say(&wire::query("NOTIFY ch"));
+    rig.settle();
+    let heard = rig.heard_bytes();
+    let own = [&11_u32.to_be_bytes()[..], b"ch\0\0"].concat();
+    assert!(
+        heard.windows(own.len()).any(|bytes| bytes == own),
+        "under the number that the client knows: {heard:?}"
+    );
+}
+
+/// What follows in the same unit counts, and goes with the connection's turn.
+#[test]
+fn what_is_listened_to_behind_an_end_of_listening_is_ended_too() {
+    for unit in [
+        wire::query("UNLISTEN *; LISTEN b"),
+        wire::query("BEGIN; UNLISTEN *; LISTEN b; COMMIT"),
+        extended("P - DISCARD ALL; B - -; E - 0; P - LISTEN b; B - -; E - 0; S"),
+        extended("P - UNLISTEN *; B - -; E - 0; P - LISTEN b; B - -; E - 0; S"),
+    ] {
+        let mut rig = Rig::shared(Access::Primary, 1);
+        rig.given(&["LISTEN a"]);
+        rig.ask(&unit);
+        assert_eq!(rig.wants(), [b"b"]);
+        assert!(!rig.session.primary_is_open());
+        assert_eq!((rig.hears("a"), rig.hears("b")), (String::new(), "A".to_owned()));
+    }
+}
+
+/// A connection that is the session's alone may listen by itself, by a function say.
+#[test]
+fn what_the_listener_does_not_hear_is_told() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    rig.given(&["PREPARE p AS SELECT 1", "LISTEN ch", "UNLISTEN ch"]);
+    rig.session.server_input(Leg::Primary).extend_from_slice(&notification("ch"));
+    rig.settle();
+    assert_eq!(rig.heard(), "A");
 }
 
 /// The answer to the question whether anything is left on a connection is about what was before it.

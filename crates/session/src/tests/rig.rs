@@ -510,6 +510,7 @@ impl Rig {
         self.collect();
         for leg in [Leg::Local, Leg::Primary] {
             if let Some(state) = self.session.release(leg) {
+                assert!(!self.server(leg).engine.listens(), "it goes to others and listens");
                 self.free[leg.index()] = Some(state);
             }
         }
