@@ -274,8 +274,10 @@ impl Listener {
             if asked.is_none()
                 && let Some((sql, channels)) = self.next_order()
             {
-                let sql = setup.take().map_or(sql.clone(), |setup| format!("{setup}; {sql}"));
-                build::query(&mut output, &sql);
+                match setup.take() {
+                    Some(setup) => build::query(&mut output, &format!("{setup}; {sql}")),
+                    None => build::query(&mut output, &sql),
+                }
                 asked = Some((channels, Instant::now() + ANSWER_TIMEOUT));
             }
             if !output.is_empty() {
