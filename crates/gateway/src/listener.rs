@@ -390,7 +390,7 @@ fn lost(route: &Route) -> ErrorFields {
         .with_hint("Connect again, LISTEN, and look at what has changed.")
 }
 
-fn silent(route: &Route) -> ErrorFields {
+pub(crate) fn silent(route: &Route) -> ErrorFields {
     let text = "the server does not answer the connection that listens for sessions";
     ErrorFields::fatal(SqlState::CONNECTION_FAILURE, text).with_detail(format!("It is {route}."))
 }

@@ -500,6 +500,9 @@ impl Running {
             }
             Event::Opened(Err(error)) => self.trouble = Some(unreachable(&self.primary_route, &error)),
             Event::GateChanged => self.follow_gate(),
+            Event::Blocked if self.session.waits_to_be_notified() => {
+                self.session.listener_lost(&crate::listener::silent(&self.primary_route));
+            }
             Event::Blocked => {
                 self.opening = None;
                 let error = self.trouble.take().unwrap_or_else(moving);
@@ -576,13 +579,13 @@ impl Running {
         self.watch.look(&mut self.session);
     }
 
-    /// Whether the session waits for a connection to the primary. Once it is open, statements are under way: what
-    /// becomes of them only its answer or its loss tells.
+    /// Whether the session waits for a connection to the primary, or for the one that listens for it. Once it is open,
+    /// statements are under way: what becomes of them only its answer or its loss tells.
     fn waits_for_primary(&self) -> bool {
         if self.pooled.is_some() {
             // The queue of a pool has a bound of its own.
             let tried = self.trouble.is_some() && self.session.wants_primary();
-            return tried || self.session.is_held_back();
+            return tried || self.session.is_held_back() || self.session.waits_to_be_notified();
         }
         let refused = self.session.refusals() > 0 && self.primary.is_none();
         self.session.waits_for_primary() || refused

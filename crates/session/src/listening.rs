@@ -5,7 +5,8 @@
 //! that is notified after it. What the listener hears meanwhile waits for the end of the transaction.
 //!
 //! What a session notifies itself it hears before the end of its own statement, as from PostgreSQL: the connection on which it
-//! writes listens meanwhile. The listener hears that too; it is told once.
+//! writes listens meanwhile, and what that says of it is waited for from the listener. So all is told in the listener's order,
+//! which is that of commits, and once.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -58,8 +59,9 @@ pub(crate) struct Listening {
     is_changed: bool,
     /// What it has heard and the client was not told of.
     waiting: VecDeque<Bytes>,
-    /// What the client was told of because its own connection has heard it, and the listener has not said yet.
-    told: VecDeque<Bytes>,
+    /// The session's own notification of which its connection has told and not yet the listener: what else that connection says
+    /// has to wait.
+    awaited: Option<Bytes>,
 }
 
 impl Session {
@@ -81,23 +83,38 @@ impl Session {
     #[must_use]
     pub fn takes_notification(&self) -> bool {
         let waiting = self.listens_elsewhere.as_ref().map_or(0, |listening| listening.waiting.len());
+        let has_room = waiting < WAITING_MAX || self.awaits_notification();
         // What a LISTEN waits for comes behind those.
-        waiting < WAITING_MAX && self.client_out.len() < OUTPUT_LEN_MAX || self.waits_for_listener()
+        has_room && self.client_out.len() < OUTPUT_LEN_MAX || self.waits_for_listener()
     }
 
     /// The listener has heard this NotificationResponse.
     pub fn notified(&mut self, frame: Bytes) {
         let Some(listening) = &mut self.listens_elsewhere else { return };
-        match listening.told.iter().position(|told| *told == frame) {
-            Some(at) => _ = listening.told.remove(at),
-            None => listening.waiting.push_back(frame),
+        if listening.awaited.is_none() {
+            return listening.waiting.push_back(frame);
         }
+        let is_awaited = listening.awaited.take_if(|awaited| *awaited == frame).is_some();
+        self.tell_committed(frame, is_awaited);
+    }
+
+    /// Whether the session waits for the listener to tell of what its own connection has told of, and could take it:
+    /// [`Self::notified`] ends that, or [`Self::listener_lost`].
+    #[must_use]
+    pub fn waits_to_be_notified(&self) -> bool {
+        self.awaits_notification() && self.takes_notification()
+    }
+
+    /// Whether the listener has to tell of something before more is taken from the session's own connection.
+    pub(crate) fn awaits_notification(&self) -> bool {
+        self.listens_elsewhere.as_ref().is_some_and(|listening| listening.awaited.is_some())
     }
 
     /// The listener is gone, and what it would have heard: a session that listens has to know. One that was only waiting for it
     /// may ask again.
     pub fn listener_lost(&mut self, error: &ErrorFields) {
         let waits = self.waits_for_listener();
+        self.take_awaited_answers();
         let Some(listening) = self.listens_elsewhere.take() else { return };
         let begun = |set_up: &SetUp| matches!(set_up, SetUp::Channel(ChannelChange::Listen(_), _));
         let listens = !listening.channels.is_empty()
@@ -181,10 +198,8 @@ impl Session {
     /// Draws the consequence of a LISTEN or an UNLISTEN whose transaction is committed.
     pub(crate) fn change_channels(&mut self, change: ChannelChange) {
         // What was heard before it ends.
-        match &change {
-            ChannelChange::Listen(_) => {}
-            ChannelChange::Unlisten(ended) => self.tell(|_, channel| channel == ended),
-            ChannelChange::UnlistenAll => self.tell(|_, _| true),
+        if !matches!(change, ChannelChange::Listen(_)) {
+            self.tell(self.due(), &[]);
         }
         let Some(listening) = &mut self.listens_elsewhere else { return };
         match change {
@@ -199,11 +214,7 @@ impl Session {
         if self.listens_elsewhere.is_none() {
             return;
         }
-        // What is in flight may have notified something: its connection is going to say so.
-        let hears_own = !(self.in_flight.is_empty() || self.primary.listened.is_empty());
-        let own = self.primary.server.key.as_ref().filter(|_| hears_own);
-        let own = own.map(|key| key.process.to_be_bytes());
-        self.tell(|process, _| own.is_none_or(|own| process != own));
+        self.tell(self.due(), &[]);
         let unsettled: Vec<&Bytes> = self.in_flight.iter().flat_map(|unit| &unit.channels).collect();
         if let Some(listening) = &mut self.listens_elsewhere {
             let Listening { waiting, channels, .. } = &mut **listening;
@@ -215,18 +226,64 @@ impl Session {
         }
     }
 
-    /// Passes on what was heard on the session's channels and is due, by the process that has notified it and its channel.
-    fn tell(&mut self, is_due: impl Fn(&[u8], &[u8]) -> bool) {
+    /// How many of those that wait can be told between transactions. What is in flight may have notified something: its
+    /// connection is going to say so, and what is behind that stays behind it.
+    fn due(&self) -> usize {
+        let waiting = self.listens_elsewhere.as_ref().map(|listening| &listening.waiting);
+        let hears_own = !(self.in_flight.is_empty() || self.primary.listened.is_empty());
+        let own = waiting.filter(|_| hears_own).and_then(|it| it.iter().position(|frame| self.is_own(frame)));
+        own.or_else(|| waiting.map(VecDeque::len)).unwrap_or_default()
+    }
+
+    /// Passes on those of the first that wait which are on the session's channels, or on those where it begins to listen.
+    fn tell(&mut self, count: usize, begins: &[Bytes]) {
         let Some(listening) = &mut self.listens_elsewhere else { return };
         let Listening { waiting, channels, .. } = &mut **listening;
+        let mut at = 0;
         waiting.retain(|frame| {
-            let (process, told) = (&frame[HEADER_LEN..HEADER_LEN + 4], channel_of(frame));
-            let told = told.is_some_and(|told| channels.contains(told) && is_due(process, told));
+            at += 1;
+            let told = at <= count
+                && channel_of(frame).is_some_and(|channel| {
+                    channels.contains(channel) || begins.iter().any(|begun| begun == channel)
+                });
             if told {
                 self.client_out.extend_from_slice(frame);
             }
             !told
         });
+    }
+
+    /// Passes on what waits and then this, which is the session's own under the number that its client knows: while the
+    /// transaction is ending whose LISTEN count.
+    fn tell_committed(&mut self, frame: Bytes, is_own: bool) {
+        let frame = if is_own { self.as_known(&frame) } else { frame };
+        let begins = self.begun_channels();
+        if let Some(listening) = &mut self.listens_elsewhere {
+            listening.waiting.push_back(frame);
+        }
+        self.tell(usize::MAX, &begins);
+    }
+
+    /// Channels of a LISTEN that may have been committed with what is being answered.
+    fn begun_channels(&self) -> Vec<Bytes> {
+        let of_unit = self.in_flight.front().into_iter().flat_map(|unit| &unit.channels);
+        let set_up = self.set_up.iter().filter_map(|set_up| match set_up {
+            SetUp::Channel(ChannelChange::Listen(channel), _) => Some(channel),
+            _ => None,
+        });
+        of_unit.chain(set_up).cloned().collect()
+    }
+
+    /// Takes the answers that wait for what the listener is not going to say, or not in time.
+    pub(crate) fn take_awaited_answers(&mut self) {
+        while self.await_nothing() {
+            self.take_answers(Leg::Primary);
+        }
+    }
+
+    /// Waits no more for the listener to tell of what its own connection has told of; whether it did.
+    pub(crate) fn await_nothing(&mut self) -> bool {
+        self.listens_elsewhere.as_mut().is_some_and(|listening| listening.awaited.take().is_some())
     }
 
     /// With nothing under way: passes on what was heard, and is no longer interested in what came to nothing.
@@ -244,37 +301,50 @@ impl Session {
             listening.waiting.clear();
             if listening.wanted != listening.channels {
                 listening.wanted.clone_from(&listening.channels);
-                let Listening { told, wanted, .. } = &mut **listening;
-                told.retain(|frame| channel_of(frame).is_some_and(|channel| wanted.contains(channel)));
                 listening.is_changed = true;
             }
         }
     }
 
-    /// Whether a notification from a server of the session's is not to be told, because the listener hears it: all but its own,
-    /// which is told now.
+    /// Whether the listener hears what a server of the session's notifies, which is then not to be told because of that. If it is
+    /// the session's own, it is told now, or waited for.
     pub(crate) fn is_heard_elsewhere(&mut self, frame: &Bytes) -> bool {
-        let own = self.primary.server.key.as_ref().map(|key| key.process.to_be_bytes());
-        let (Some(listening), Some(channel)) = (self.listens_elsewhere.as_mut(), channel_of(frame)) else {
+        let (Some(listening), Some(channel)) = (&self.listens_elsewhere, channel_of(frame)) else {
             return false;
         };
-        let begun =
-            |set_up: &SetUp| matches!(set_up, SetUp::Channel(ChannelChange::Listen(it), _) if it == channel);
-        let begins = |unit: &Unit| unit.channels.iter().any(|it| it == channel);
-        let is_committed_now =
-            self.set_up.iter().any(begun) || self.in_flight.iter().any(|unit| begins(unit));
-        if !(listening.channels.contains(channel) || is_committed_now) {
+        if !(listening.channels.contains(channel) || self.begun_channels().iter().any(|it| it == channel)) {
             return false;
         }
-        let is_own = own.is_some_and(|own| frame[HEADER_LEN..].starts_with(&own));
-        if !is_own || listening.told.len() >= WAITING_MAX {
-            return true;
+        if self.is_own(frame) {
+            let heard = listening.waiting.iter().position(|heard| heard == frame);
+            let (known, begins) = (self.as_known(frame), self.begun_channels());
+            let Some(listening) = &mut self.listens_elsewhere else { return true };
+            match heard {
+                Some(at) => listening.waiting[at] = known,
+                // A copy: what waits must not keep the buffer that it was read into.
+                None => listening.awaited = Some(Bytes::copy_from_slice(frame)),
+            }
+            self.tell(heard.map_or(usize::MAX, |at| at + 1), &begins);
         }
-        match listening.waiting.iter().position(|heard| heard == frame) {
-            Some(at) => _ = listening.waiting.remove(at),
-            None => listening.told.push_back(Bytes::copy_from_slice(frame)),
+        true
+    }
+
+    /// Whether the session's own process on the primary has notified this.
+    fn is_own(&self, frame: &[u8]) -> bool {
+        let own = self.primary.server.key.as_ref().map(|key| key.process.to_be_bytes());
+        own.is_some_and(|own| frame[HEADER_LEN..].starts_with(&own))
+    }
+
+    /// A notification as the client is told of it. Its sender is named by process: the session's own process on the primary is
+    /// told as the one that the client knows, so that clients can leave out what they said themselves.
+    pub(crate) fn as_known(&self, frame: &Bytes) -> Bytes {
+        match self.client_key() {
+            Some(key) if self.is_own(frame) => {
+                let (head, rest) = (&frame[..HEADER_LEN], &frame[HEADER_LEN + 4..]);
+                [head, &key.process.to_be_bytes(), rest].concat().into()
+            }
+            _ => frame.clone(),
         }
-        false
     }
 
     /// Listens on the connection on which the session is about to write, before its transaction begins there. So it does on one

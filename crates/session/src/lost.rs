@@ -79,6 +79,9 @@ impl Session {
 
     /// A server closed its connection; `error` is what the client is told when that matters to it.
     pub fn server_closed(&mut self, leg: Leg, error: &ErrorFields) {
+        if leg == Leg::Primary {
+            self.take_awaited_answers();
+        }
         if leg == Leg::Primary && self.may_begin_again() {
             return self.begin_again();
         }
@@ -117,5 +120,8 @@ impl Session {
     pub(crate) fn forget_link(&mut self, leg: Leg) {
         self.links_made += 1;
         *self.link_mut(leg) = Link::new(self.links_made);
+        if leg == Leg::Primary {
+            self.await_nothing();
+        }
     }
 }

@@ -37,6 +37,7 @@ impl Session {
         while !self.link(leg).input.is_empty()
             && self.phase != Phase::Over
             && self.client_out.len() < OUTPUT_LEN_MAX
+            && !(leg == Leg::Primary && self.awaits_notification())
             && self.take_frame(leg)
         {
             progress = true;
@@ -343,22 +344,10 @@ impl Session {
         told && leg == self.access.home() && self.access != Access::Local && self.primary_held != Held::All
     }
 
-    /// Passes on a notification. Its sender is named by process: the session's own process on the primary is told
-    /// as the one that the client knows, so that clients can leave out what they said themselves.
     fn notify(&mut self, frame: &Bytes) {
-        if self.is_heard_elsewhere(frame) {
-            return;
-        }
-        let own = self.primary.server.key.as_ref().map(|key| key.process.to_be_bytes());
-        let known = self.client_key().map(|key| key.process.to_be_bytes());
-        let (head, body) = frame.split_at(HEADER_LEN);
-        match (body.split_first_chunk::<4>(), known) {
-            (Some((process, rest)), Some(known)) if Some(*process) == own => {
-                self.client_out.extend_from_slice(head);
-                self.client_out.extend_from_slice(&known);
-                self.client_out.extend_from_slice(rest);
-            }
-            _ => self.client_out.extend_from_slice(frame),
+        if !self.is_heard_elsewhere(frame) {
+            let frame = self.as_known(frame);
+            self.client_out.extend_from_slice(&frame);
         }
     }
 

@@ -5,6 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
+use bytes::Bytes;
+
+use super::wire;
+
+/// The channel on which programs notify.
+pub(super) const CHANNEL: &str = "ch";
+
 /// What the tables hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Data {
@@ -25,14 +32,29 @@ pub(super) struct Database {
     pub(super) writes: Vec<String>,
     /// What statements that are prepared now say of their types.
     pub(super) types: u8,
-    /// Notifications that were committed and the listener has not looked at.
-    pub(super) notifications: usize,
+    /// Who has notified something: a process for each notification that was committed, whose number is its text.
+    pub(super) notified: Vec<u32>,
 }
 
 impl Database {
     pub(super) fn shared() -> Rc<RefCell<Self>> {
         let versions = vec![(0x1000, Data::default())];
-        Rc::new(RefCell::new(Self { versions, sequence: 0, writes: Vec::new(), types: 0, notifications: 0 }))
+        Rc::new(RefCell::new(Self {
+            versions,
+            sequence: 0,
+            writes: Vec::new(),
+            types: 0,
+            notified: Vec::new(),
+        }))
+    }
+
+    /// NotificationResponses, from this number on.
+    pub(super) fn notifications(&self, from: usize) -> Vec<Bytes> {
+        let frame = |(number, process): (usize, &u32)| {
+            let text = format!("{CHANNEL}\0{number}\0");
+            wire::frame(b'A', &[&process.to_be_bytes(), text.as_bytes()]).freeze()
+        };
+        self.notified.iter().enumerate().skip(from).map(frame).collect()
     }
 
     pub(super) fn newest(&self) -> (u64, &Data) {
@@ -144,8 +166,10 @@ pub(super) struct Engine {
     transaction: Option<Transaction>,
     pub(super) prepared: HashMap<String, String>,
     listening: BTreeSet<String>,
-    /// Notifications that are due.
-    pub(super) notified: usize,
+    /// Notifications that it has heard, or that were before it listened.
+    heard: usize,
+    /// The number of its process.
+    pub(super) process: u32,
     /// Writes that the standby refused.
     pub(super) refused: Vec<String>,
 }
@@ -155,7 +179,7 @@ fn failure<T>(code: &'static str, text: impl Into<String>) -> Result<T, Failure>
 }
 
 impl Engine {
-    pub(super) fn new(role: Role, database: Rc<RefCell<Database>>) -> Self {
+    pub(super) fn new(role: Role, database: Rc<RefCell<Database>>, process: u32) -> Self {
         Self {
             role,
             database,
@@ -165,7 +189,8 @@ impl Engine {
             transaction: None,
             prepared: HashMap::new(),
             listening: BTreeSet::new(),
-            notified: 0,
+            heard: 0,
+            process,
             refused: Vec::new(),
         }
     }
@@ -233,11 +258,19 @@ impl Engine {
         if let Some(data) = work {
             self.database.borrow_mut().commit(data);
         }
-        self.database.borrow_mut().notifications += transaction.notifies;
-        if self.listening.contains("ch") {
-            self.notified += transaction.notifies;
+        let mut database = self.database.borrow_mut();
+        if !transaction.begun.listening.contains(CHANNEL) {
+            self.heard = database.notified.len();
         }
+        database.notified.extend((0..transaction.notifies).map(|_| self.process));
         true
+    }
+
+    /// NotificationResponses that are due, between transactions.
+    pub(super) fn notifications(&mut self) -> Vec<Bytes> {
+        let database = self.database.borrow();
+        let from = std::mem::replace(&mut self.heard, database.notified.len());
+        if self.listening.contains(CHANNEL) { database.notifications(from) } else { Vec::new() }
     }
 
     /// The end of a unit: ends a transaction that no BEGIN has opened.

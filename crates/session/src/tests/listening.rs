@@ -194,7 +194,7 @@ fn what_a_server_notifies_of_itself_is_told_once() {
     rig.say(&wire::query("NOTIFY ch"));
     rig.settle();
     let heard = rig.heard_bytes();
-    let own = [&11_u32.to_be_bytes()[..], b"ch\0\0"].concat();
+    let own = [&11_u32.to_be_bytes()[..], b"ch\01\0"].concat();
     assert!(
         heard.windows(own.len()).any(|bytes| bytes == own),
         "under the number that the client knows: {heard:?}"
@@ -252,4 +252,33 @@ fn a_connection_that_begins_to_listen_while_it_is_asked_about_ends_that_too() {
     let of = |what| sent.matches(what).count();
     assert_eq!((of("Q:LISTEN"), of("Q:UNLISTEN"), of("Q:SELECT EXISTS")), (2, 2, 2), "{sent}");
     assert!(!rig.session.primary_is_open());
+}
+
+/// What others have notified before may come later than what the session's own connection says of its own.
+#[test]
+fn notifications_are_told_in_the_order_of_commits() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    rig.given(&["LISTEN ch"]);
+    rig.is_deaf = true;
+    rig.database.borrow_mut().notified.push(7);
+    assert_eq!(rig.ask(&wire::query("NOTIFY ch")), "C:NOTIFY", "its own is to come before it is answered");
+    assert!(rig.session.waits_to_be_notified() && rig.session.owes_answer());
+    assert!(rig.listener_works());
+    rig.settle();
+    assert_eq!(rig.heard(), "A");
+    rig.is_deaf = false;
+    rig.settle();
+    assert_eq!(rig.heard(), "A | Z:I");
+    assert!(!rig.session.primary_is_open());
+}
+
+#[test]
+fn what_waits_for_a_listener_that_is_lost_is_answered_first() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    rig.given(&["LISTEN ch"]);
+    rig.is_deaf = true;
+    assert_eq!(rig.ask(&wire::query("NOTIFY ch")), "C:NOTIFY");
+    rig.session.listener_lost(&ErrorFields::fatal(SqlState::CONNECTION_FAILURE, "no connection"));
+    rig.settle();
+    assert_eq!(rig.heard(), "Z:I | FATAL:08006");
 }

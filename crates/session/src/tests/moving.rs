@@ -122,7 +122,7 @@ fn what_would_have_bound_the_session_to_the_primary_does_so_when_it_has_run() {
 fn a_session_that_begins_on_a_primary_which_refuses_begins_on_the_next_one() {
     let mut rig = Rig::with(Access::Primary).with_relay();
     rig.session.begin_again();
-    rig.primary = Server::new(Engine::new(Role::Primary, rig.database.clone()), 24);
+    rig.primary = Server::new(Engine::new(Role::Primary, rig.database.clone(), 24));
     rig.settle();
     assert_eq!(rig.heard(), "", "its client has been greeted");
     check(&mut rig, &[("SHOW pangea.read_consistency", "T | D:session | C:SHOW | Z:I")]);

@@ -14,7 +14,7 @@ use pangea_pgwire::startup::{CancelKey, Startup, Version, parse_first_packet};
 use pangea_pgwire::{ErrorFields, SqlState, message};
 use pangea_sql::{Batch, Catalog, CatalogBuilder, CatalogTable, classify};
 
-use super::engine::{Database, Engine, Role};
+use super::engine::{CHANNEL, Database, Engine, Role};
 use super::program::Rng;
 use super::server::Server;
 use super::wire;
@@ -148,8 +148,8 @@ pub(super) struct Rig {
     pub(super) channels: BTreeSet<Bytes>,
     /// What the listener has to say: a notification, or that all channels are heard.
     unheard: VecDeque<Option<Bytes>>,
-    /// Notifications that it has heard.
-    pub(super) notifications: usize,
+    /// Notifications that it has heard, or that were before it listened.
+    listened: usize,
     /// The listener works only when told to.
     pub(super) is_deaf: bool,
     rng: Rng,
@@ -240,8 +240,8 @@ impl Rig {
         let (local_startup, primary_startup) = (startup(), startup());
         let options = SessionOptions { access, local_startup, primary_startup, shared: None };
         let catalog = database.borrow().newest().0;
-        let local = Engine::new(Role::Standby(replayed.clone()), database.clone());
-        let primary = Engine::new(Role::Primary, database.clone());
+        let local = Engine::new(Role::Standby(replayed.clone()), database.clone(), 11);
+        let primary = Engine::new(Role::Primary, database.clone(), 22);
         let mut rig = Self {
             session: Session::new(options),
             world: World {
@@ -255,8 +255,8 @@ impl Rig {
                 users: 0,
                 blocks: 0,
             },
-            local: Server::new(local, 11),
-            primary: Server::new(primary, 22),
+            local: Server::new(local),
+            primary: Server::new(primary),
             database,
             primary_is_up: true,
             sent: [BytesMut::new(), BytesMut::new()],
@@ -268,7 +268,7 @@ impl Rig {
             parse_numbers: ParseNumbers::default(),
             channels: BTreeSet::new(),
             unheard: VecDeque::new(),
-            notifications: 0,
+            listened: 0,
             is_deaf: false,
             free: [None, None],
             rng: Rng(1),
@@ -315,7 +315,7 @@ impl Rig {
             Leg::Local => Role::Standby(self.world.replayed.clone()),
             Leg::Primary => Role::Primary,
         };
-        let mut server = Server::new(Engine::new(role, self.database.clone()), process);
+        let mut server = Server::new(Engine::new(role, self.database.clone(), process));
         startup().write(&mut server.input);
         pangea_pgwire::build::query(&mut server.input, crate::own::START_SQL);
         while server.step() {}
@@ -449,6 +449,9 @@ impl Rig {
         let said = self.primary.output.split();
         self.session.server_input(Leg::Primary).extend_from_slice(&said);
         self.advance();
+        while self.session.waits_to_be_notified() && self.listener_works() {
+            self.advance();
+        }
         let quiet = self.relay.as_ref().is_some_and(|relay| relay.requests.is_quiet());
         let (pinned, listening, hold) = self.session.bound_by_what_has_run();
         let bound = if self.session.shares_servers() { hold != Hold::No } else { pinned || listening };
@@ -465,7 +468,7 @@ impl Rig {
             let (primary, state, _) = self.begun_server(Leg::Primary, 500);
             (self.primary, self.free[Leg::Primary.index()]) = (primary, Some(state));
         } else {
-            self.primary = Server::new(Engine::new(Role::Primary, self.database.clone()), 24);
+            self.primary = Server::new(Engine::new(Role::Primary, self.database.clone(), 24));
         }
         true
     }
@@ -496,13 +499,12 @@ impl Rig {
     }
 
     pub(super) fn advance(&mut self) {
-        for _ in 0..std::mem::take(&mut self.database.borrow_mut().notifications) {
-            if self.channels.contains(b"ch".as_slice()) {
-                let process = self.primary.process.to_be_bytes();
-                self.unheard.push_back(Some(wire::frame(b'A', &[&process, b"ch\0\0"]).freeze()));
-                self.notifications += 1;
-            }
+        let database = self.database.borrow();
+        let from = std::mem::replace(&mut self.listened, database.notified.len());
+        if self.channels.contains(CHANNEL.as_bytes()) {
+            self.unheard.extend(database.notifications(from).into_iter().map(Some));
         }
+        drop(database);
         self.session.advance(&mut self.world);
         while !self.is_deaf && self.listener_works() {
             self.session.advance(&mut self.world);
@@ -653,8 +655,8 @@ impl Rig {
     pub(super) fn lose_reader(&mut self) -> u64 {
         let behind = 0x1000;
         self.world.replayed.set(behind);
-        let engine = Engine::new(Role::Standby(self.world.replayed.clone()), self.database.clone());
-        self.local = Server::new(engine, 12);
+        let engine = Engine::new(Role::Standby(self.world.replayed.clone()), self.database.clone(), 12);
+        self.local = Server::new(engine);
         self.session.server_closed(Leg::Local, &lost());
         self.advance();
         behind
@@ -665,7 +667,7 @@ impl Rig {
         self.advance();
         self.session.server_closed(leg, &lost());
         if leg == Leg::Primary {
-            self.primary = Server::new(Engine::new(Role::Primary, self.database.clone()), 23);
+            self.primary = Server::new(Engine::new(Role::Primary, self.database.clone(), 23));
         }
         self.advance();
     }

@@ -27,7 +27,6 @@ pub(super) struct Server {
     pub(super) engine: Engine,
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
-    pub(super) process: u32,
     started: bool,
     /// After an error in extended messages.
     skips_to_sync: bool,
@@ -46,12 +45,11 @@ fn text(bytes: &[u8]) -> String {
 }
 
 impl Server {
-    pub(super) fn new(engine: Engine, process: u32) -> Self {
+    pub(super) fn new(engine: Engine) -> Self {
         Self {
             engine,
             input: BytesMut::new(),
             output: BytesMut::new(),
-            process,
             started: false,
             skips_to_sync: false,
             copy: None,
@@ -89,7 +87,7 @@ impl Server {
         {
             build::parameter_status(&mut self.output, name, value);
         }
-        let key = CancelKey { process: self.process, secret: vec![1, 2, 3, 4] };
+        let key = CancelKey { process: self.engine.process, secret: vec![1, 2, 3, 4] };
         build::backend_key_data(&mut self.output, &key);
         self.ready();
     }
@@ -105,10 +103,8 @@ impl Server {
             build::parameter_status(&mut self.output, REPORTED, &now);
             self.reported = now;
         }
-        let told = if self.engine.status() == b'I' { std::mem::take(&mut self.engine.notified) } else { 0 };
-        for _ in 0..told {
-            let process = self.process.to_be_bytes();
-            self.output.extend_from_slice(&wire::frame(b'A', &[&process, b"ch\0\0"]));
+        if self.engine.status() == b'I' {
+            self.engine.notifications().iter().for_each(|frame| self.output.extend_from_slice(frame));
         }
         build::ready_for_query(&mut self.output, self.engine.status());
     }
