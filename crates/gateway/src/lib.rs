@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use pangea_control::{Gate, Hold};
-use pangea_pgwire::{ErrorFields, SqlState};
+use pangea_pgwire::ErrorFields;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::runtime::Handle;
@@ -322,6 +322,6 @@ async fn refuse(mut stream: stream::Stream, mut words: BytesMut) {
 
 /// The error that sessions end with when the gateway stops.
 fn shutting_down() -> ErrorFields {
-    ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+    ErrorFields::terminated()
         .with_hint("The gateway of this region is stopping: connect again, or to another region.")
 }

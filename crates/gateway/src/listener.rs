@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use pangea_base::Epoch;
-use pangea_pgwire::frame::{HEADER_LEN, backend_header};
+use pangea_pgwire::frame::HEADER_LEN;
 use pangea_pgwire::startup::{Startup, Version};
 use pangea_pgwire::{ErrorFields, SqlState, build};
 use pangea_session::{about_channels, channel_of};
@@ -302,13 +302,14 @@ impl Listener {
                 () = sleep(LINGER), if !is_needed => if end() { return None },
             }
             loop {
-                let frame = match take_frame(&mut input) {
+                let frame = match connect::take_frame(&mut input) {
                     Ok(Some(frame)) => frame,
                     Ok(None) => break,
-                    Err(()) => return Some(lost(route)),
+                    Err(_) => return Some(lost(route)),
                 };
                 match frame[0] {
-                    b'A' => self.lock().notify(&frame),
+                    // A copy: one that waits to be taken must not keep what was read with it.
+                    b'A' => self.lock().notify(&Bytes::copy_from_slice(&frame)),
                     b'Z' => {
                         if let Some((channels, _)) = asked.take() {
                             self.hears(&channels);
@@ -320,13 +321,6 @@ impl Listener {
             }
         }
     }
-}
-
-fn take_frame(input: &mut BytesMut) -> Result<Option<Bytes>, ()> {
-    let header = backend_header(input).map_err(|_| ())?;
-    let len = header.map(|header| header.frame_len()).filter(|len| input.len() >= *len);
-    // A copy: one that waits to be taken must not keep what was read with it.
-    Ok(len.map(|len| Bytes::copy_from_slice(&input.split_to(len))))
 }
 
 /// Opens the connection; a server that takes none for a moment is tried again.
@@ -370,8 +364,7 @@ async fn serve(shared: Arc<Shared>, key: Key, listener: Arc<Listener>) {
 }
 
 fn moved() -> ErrorFields {
-    let text = "terminating connection due to administrator command";
-    ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, text)
+    ErrorFields::terminated()
         .with_detail("The primary has moved, and what was notified meanwhile may have been missed.")
         .with_hint("Connect again, LISTEN, and look at what has changed.")
 }

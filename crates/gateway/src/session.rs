@@ -202,7 +202,7 @@ enum Event {
     /// The request has been passed on to this server; whether it has taken it.
     Cancelled(Leg, bool),
     GateChanged,
-    /// The primary was waited for long enough.
+    /// The primary, or what the listener is to tell, was waited for long enough.
     Blocked,
     Ordered(Order),
     LinkLost,
@@ -579,8 +579,8 @@ impl Running {
         self.watch.look(&mut self.session);
     }
 
-    /// Whether the session waits for a connection to the primary, or for the one that listens for it. Once it is open,
-    /// statements are under way: what becomes of them only its answer or its loss tells.
+    /// Whether the session waits for a connection to the primary: once it is open, statements are under way, and what
+    /// becomes of them only its answer or its loss tells. Or for what the one that listens for it is to tell.
     fn waits_for_primary(&self) -> bool {
         if self.pooled.is_some() {
             // The queue of a pool has a bound of its own.

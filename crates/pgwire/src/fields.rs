@@ -43,6 +43,12 @@ impl ErrorFields {
         Self { severity: "FATAL", ..Self::error(code, message) }
     }
 
+    /// The end of a connection by an administrator, in PostgreSQL's words.
+    #[must_use]
+    pub fn terminated() -> Self {
+        Self::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+    }
+
     /// With more about it.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {

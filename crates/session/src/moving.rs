@@ -6,8 +6,8 @@
 //! tables, LISTEN) stays, and ends with its server.
 
 use bytes::{Bytes, BytesMut};
+use pangea_pgwire::ErrorFields;
 use pangea_pgwire::startup::Startup;
-use pangea_pgwire::{ErrorFields, SqlState};
 
 use crate::leg::{Expect, Hold, Leg, LinkState};
 use crate::own;
@@ -215,13 +215,8 @@ impl Session {
         // What the server was asked about the session's settings it has told nobody.
         let unknown = self.primary.expects(Expect::Settings) || self.primary.expects(Expect::Start);
         if self.stays_on(Leg::Primary) || unknown {
-            let text = "terminating connection due to administrator command";
-            let error = ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, text);
-            self.fail(
-                &error.with_detail(
-                    "The primary is being moved, and the session has state on it that cannot be.",
-                ),
-            );
+            let detail = "The primary is being moved, and the session has state on it that cannot be.";
+            self.fail(&ErrorFields::terminated().with_detail(detail));
         } else if !sent && (self.begin.is_some() || !matches!(self.transaction, Transaction::Primary)) {
             self.asked &= !self.primary.expects(Expect::Position);
             self.confirming = self.confirming.filter(|leg| *leg == Leg::Local);

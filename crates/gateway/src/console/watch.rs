@@ -274,7 +274,7 @@ pub(crate) fn paused(database: &str, longest: Duration) -> ErrorFields {
 
 /// The error of a session that was killed.
 pub(crate) fn killed() -> ErrorFields {
-    ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+    ErrorFields::terminated()
         .with_detail("An administrator has ended this session on the console of the gateway.")
         .with_hint("Connect again.")
 }

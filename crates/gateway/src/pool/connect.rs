@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use pangea_pgwire::frame::{HEADER_LEN, backend_header};
+use pangea_pgwire::frame::{FrameError, HEADER_LEN, backend_header};
 use pangea_pgwire::startup::{CancelKey, Startup};
 use pangea_pgwire::{ErrorFields, build, message};
 use pangea_session::{START_SQL, ServerState, Welcome};
@@ -39,7 +39,8 @@ async fn start(route: &Route, startup: &Startup) -> Result<(Stream, Box<ServerSt
     let mut input = BytesMut::new();
     while answer.ready < 2 {
         while answer.ready < 2
-            && let Some(frame) = take_frame(&mut input, route)?
+            && let Some(frame) =
+                take_frame(&mut input).map_err(|error| failed(std::io::Error::other(error)))?
         {
             answer.take(&frame)?;
         }
@@ -51,10 +52,9 @@ async fn start(route: &Route, startup: &Startup) -> Result<(Stream, Box<ServerSt
     Ok((stream, state, Welcome { parameters: answer.parameters, start: answer.start }))
 }
 
-fn take_frame(input: &mut BytesMut, route: &Route) -> Result<Option<Bytes>, ErrorFields> {
-    let header = backend_header(input);
-    let header = header.map_err(|error| unreachable(route, &std::io::Error::other(error)))?;
-    let len = header.map(|header| header.frame_len()).filter(|len| input.len() >= *len);
+/// Takes the first frame if it is whole.
+pub(crate) fn take_frame(input: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
+    let len = backend_header(input)?.map(|header| header.frame_len()).filter(|len| input.len() >= *len);
     Ok(len.map(|len| input.split_to(len).freeze()))
 }
 

@@ -194,7 +194,7 @@ fn what_a_server_notifies_of_itself_is_told_once() {
     rig.say(&wire::query("NOTIFY ch"));
     rig.settle();
     let heard = rig.heard_bytes();
-    let own = [&11_u32.to_be_bytes()[..], b"ch\01\0"].concat();
+    let own = [&11_u32.to_be_bytes()[..], b"ch\x001\0"].concat();
     assert!(
         heard.windows(own.len()).any(|bytes| bytes == own),
         "under the number that the client knows: {heard:?}"

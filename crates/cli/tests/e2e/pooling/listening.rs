@@ -50,12 +50,18 @@ pub(super) async fn many_sessions_listen_with_one_connection(lab: &Lab) {
         assert_eq!(heard[..sent.len()], sent);
         assert_eq!(heard[sent.len()], "last");
     }
-    // Each to all, whoever it is; to itself before the end of its own statement.
-    for (number, session) in sessions.iter().enumerate().take(9) {
-        session.run(&format!("SELECT pg_notify('orders', 'from {number}')")).await;
-    }
-    for heard in hear(&mut sessions, 9).await {
-        assert!((0..9).all(|number| heard.contains(&format!("from {number}"))), "{heard:?}");
+    // Each to all, whoever it is, at the same time, and all hear them in the order in which they were committed.
+    let each = 20;
+    join_all(sessions.iter().enumerate().take(9).map(async |(number, session)| {
+        for round in 0..each {
+            session.run(&format!("SELECT pg_notify('orders', '{number} {round}')")).await;
+        }
+    }))
+    .await;
+    let heard = hear(&mut sessions, 9 * each).await;
+    assert!((0..9).all(|number| (0..each).all(|round| heard[0].contains(&format!("{number} {round}")))));
+    for other in &heard[1..] {
+        assert_eq!(other, &heard[0]);
     }
     drop(sessions);
     eventually("nobody listens", async || (listeners(&us).await == 0).then_some(())).await;
