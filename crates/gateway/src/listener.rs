@@ -75,6 +75,8 @@ struct Inner {
     channels: HashMap<Bytes, Channel>,
     ears: HashMap<u64, mpsc::Sender<Heard>>,
     ears_made: u64,
+    /// A session has waited in vain for what it should have heard.
+    is_silent: bool,
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +176,12 @@ impl Ear {
         self.channels.iter().all(is_heard)
     }
 
+    /// Ends the listener, for all: it does not hear what was notified.
+    pub(crate) fn give_up(&self) {
+        self.listener.lock().is_silent = true;
+        self.listener.changed.notify_one();
+    }
+
     /// What comes next.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         self.receiver.poll_recv(cx).map(|heard| heard.unwrap_or_else(|| Heard::Lost(not_taken())))
@@ -271,6 +279,9 @@ impl Listener {
         let mut asked = None;
         let mut setup = Some(SETUP_SQL);
         loop {
+            if self.lock().is_silent {
+                return Some(silent(route));
+            }
             if asked.is_none()
                 && let Some((sql, channels)) = self.next_order()
             {
@@ -297,7 +308,7 @@ impl Listener {
                     Ok(0) | Err(_) => return Some(lost(route)),
                     Ok(_) => {}
                 },
-                () = self.changed.notified(), if asked.is_none() => {}
+                () = self.changed.notified() => {}
                 () = sleep_until(deadline), if asked.is_some() => return Some(silent(route)),
                 () = sleep(LINGER), if !is_needed => if end() { return None },
             }
@@ -383,7 +394,7 @@ fn lost(route: &Route) -> ErrorFields {
         .with_hint("Connect again, LISTEN, and look at what has changed.")
 }
 
-pub(crate) fn silent(route: &Route) -> ErrorFields {
+fn silent(route: &Route) -> ErrorFields {
     let text = "the server does not answer the connection that listens for sessions";
     ErrorFields::fatal(SqlState::CONNECTION_FAILURE, text).with_detail(format!("It is {route}."))
 }

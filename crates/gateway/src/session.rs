@@ -96,7 +96,7 @@ pub(crate) struct Running {
     gate_changed: Pending<()>,
     /// Why the primary could not be reached when it was tried last.
     trouble: Option<ErrorFields>,
-    /// Ends the wait for the primary.
+    /// Ends the wait for the primary, or for the listener.
     blocked: Option<Pending<()>>,
     /// When the epoch has changed while the session was using the primary.
     moved: Option<Instant>,
@@ -501,7 +501,7 @@ impl Running {
             Event::Opened(Err(error)) => self.trouble = Some(unreachable(&self.primary_route, &error)),
             Event::GateChanged => self.follow_gate(),
             Event::Blocked if self.session.waits_to_be_notified() => {
-                self.session.listener_lost(&crate::listener::silent(&self.primary_route));
+                self.give_up_listener();
             }
             Event::Blocked => {
                 self.opening = None;
@@ -555,7 +555,7 @@ impl Running {
         self.suit_access();
         self.open_what_is_wanted();
         self.look_ahead();
-        if !self.waits_for_primary() {
+        if !self.waits_with_bound() {
             self.blocked = None;
         } else if self.blocked.is_none() {
             self.blocked = Some(Box::pin(sleep(PRIMARY_TIMEOUT)));
@@ -581,7 +581,7 @@ impl Running {
 
     /// Whether the session waits for a connection to the primary: once it is open, statements are under way, and what
     /// becomes of them only its answer or its loss tells. Or for what the one that listens for it is to tell.
-    fn waits_for_primary(&self) -> bool {
+    fn waits_with_bound(&self) -> bool {
         if self.pooled.is_some() {
             // The queue of a pool has a bound of its own.
             let tried = self.trouble.is_some() && self.session.wants_primary();
@@ -670,6 +670,7 @@ impl Running {
     }
 
     fn end(&mut self, error: &ErrorFields) {
+        self.session.take_awaited_answers();
         // The servers' sockets are closed with the session: they end what they are doing.
         self.session.fail(error);
     }

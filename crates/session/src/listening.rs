@@ -19,7 +19,7 @@ use crate::session::{Access, OUTPUT_LEN_MAX, Phase, Session, Transaction};
 use crate::settings::SetUp;
 use crate::unit::{Consequence, Unit};
 
-/// Notifications that are kept at most, for the end of a transaction and to be known again; the caller keeps others (BOUNDED).
+/// Notifications that are kept at most, for the end of a transaction; the caller keeps others (BOUNDED).
 const WAITING_MAX: usize = 1024;
 
 /// Channels of a session that a listener hears at most; on others it listens itself (BOUNDED).
@@ -91,11 +91,16 @@ impl Session {
     /// The listener has heard this NotificationResponse.
     pub fn notified(&mut self, frame: Bytes) {
         let Some(listening) = &mut self.listens_elsewhere else { return };
-        if listening.awaited.is_none() {
-            return listening.waiting.push_back(frame);
+        let Some(awaited) = listening.awaited.clone() else { return listening.waiting.push_back(frame) };
+        if frame == awaited {
+            listening.awaited = None;
+            let known = self.as_known(&frame);
+            self.client_out.extend_from_slice(&known);
+        } else {
+            // Committed before what is awaited, and with that a transaction is over.
+            listening.waiting.push_back(frame);
+            self.tell(usize::MAX, channel_of(&awaited));
         }
-        let is_awaited = listening.awaited.take_if(|awaited| *awaited == frame).is_some();
-        self.tell_committed(frame, is_awaited);
     }
 
     /// Whether the session waits for the listener to tell of what its own connection has told of, and could take it:
@@ -199,7 +204,7 @@ impl Session {
     pub(crate) fn change_channels(&mut self, change: ChannelChange) {
         // What was heard before it ends.
         if !matches!(change, ChannelChange::Listen(_)) {
-            self.tell(self.due(), &[]);
+            self.tell(self.due(true), None);
         }
         let Some(listening) = &mut self.listens_elsewhere else { return };
         match change {
@@ -214,7 +219,7 @@ impl Session {
         if self.listens_elsewhere.is_none() {
             return;
         }
-        self.tell(self.due(), &[]);
+        self.tell(self.due(!self.in_flight.is_empty()), None);
         let unsettled: Vec<&Bytes> = self.in_flight.iter().flat_map(|unit| &unit.channels).collect();
         if let Some(listening) = &mut self.listens_elsewhere {
             let Listening { waiting, channels, .. } = &mut **listening;
@@ -226,56 +231,29 @@ impl Session {
         }
     }
 
-    /// How many of those that wait can be told between transactions. What is in flight may have notified something: its
-    /// connection is going to say so, and what is behind that stays behind it.
-    fn due(&self) -> usize {
-        let waiting = self.listens_elsewhere.as_ref().map(|listening| &listening.waiting);
-        let hears_own = !(self.in_flight.is_empty() || self.primary.listened.is_empty());
-        let own = waiting.filter(|_| hears_own).and_then(|it| it.iter().position(|frame| self.is_own(frame)));
-        own.or_else(|| waiting.map(VecDeque::len)).unwrap_or_default()
+    /// How many of those that wait can be told between transactions. If the session's connection is still going to say what it
+    /// has notified itself, that waits, and what is behind it.
+    fn due(&self, hears_own: bool) -> usize {
+        let Some(listening) = &self.listens_elsewhere else { return 0 };
+        let waits = |frame: &Bytes| hears_own && !self.primary.listened.is_empty() && self.is_own(frame);
+        listening.waiting.iter().position(waits).unwrap_or(listening.waiting.len())
     }
 
-    /// Passes on those of the first that wait which are on the session's channels, or on those where it begins to listen.
-    fn tell(&mut self, count: usize, begins: &[Bytes]) {
+    /// Passes on those of the first that wait which are on the session's channels, or on one where it begins to listen.
+    fn tell(&mut self, count: usize, begins: Option<&[u8]>) {
         let Some(listening) = &mut self.listens_elsewhere else { return };
         let Listening { waiting, channels, .. } = &mut **listening;
-        let mut at = 0;
-        waiting.retain(|frame| {
-            at += 1;
-            let told = at <= count
-                && channel_of(frame).is_some_and(|channel| {
-                    channels.contains(channel) || begins.iter().any(|begun| begun == channel)
-                });
-            if told {
-                self.client_out.extend_from_slice(frame);
-            }
-            !told
-        });
+        let is_due =
+            |channel: Option<&[u8]>| channel.is_some_and(|it| channels.contains(it) || begins == Some(it));
+        let (told, kept): (Vec<Bytes>, Vec<Bytes>) =
+            waiting.drain(..count.min(waiting.len())).partition(|frame| is_due(channel_of(frame)));
+        told.iter().for_each(|frame| self.client_out.extend_from_slice(frame));
+        kept.into_iter().rev().for_each(|frame| waiting.push_front(frame));
     }
 
-    /// Passes on what waits and then this, which is the session's own under the number that its client knows: while the
-    /// transaction is ending whose LISTEN count.
-    fn tell_committed(&mut self, frame: Bytes, is_own: bool) {
-        let frame = if is_own { self.as_known(&frame) } else { frame };
-        let begins = self.begun_channels();
-        if let Some(listening) = &mut self.listens_elsewhere {
-            listening.waiting.push_back(frame);
-        }
-        self.tell(usize::MAX, &begins);
-    }
-
-    /// Channels of a LISTEN that may have been committed with what is being answered.
-    fn begun_channels(&self) -> Vec<Bytes> {
-        let of_unit = self.in_flight.front().into_iter().flat_map(|unit| &unit.channels);
-        let set_up = self.set_up.iter().filter_map(|set_up| match set_up {
-            SetUp::Channel(ChannelChange::Listen(channel), _) => Some(channel),
-            _ => None,
-        });
-        of_unit.chain(set_up).cloned().collect()
-    }
-
-    /// Takes the answers that wait for what the listener is not going to say, or not in time.
-    pub(crate) fn take_awaited_answers(&mut self) {
+    /// Takes the answers that wait for what the listener is not going to tell of, or not in time: to be called before the session
+    /// is ended.
+    pub fn take_awaited_answers(&mut self) {
         while self.await_nothing() {
             self.take_answers(Leg::Primary);
         }
@@ -306,27 +284,38 @@ impl Session {
         }
     }
 
-    /// Whether the listener hears what a server of the session's notifies, which is then not to be told because of that. If it is
-    /// the session's own, it is told now, or waited for.
+    /// Whether what one of the session's servers notifies is to be told when the listener tells of it, and not now. Up to what is
+    /// the session's own all that was heard is told now; if it was not heard yet, it is waited for.
     pub(crate) fn is_heard_elsewhere(&mut self, frame: &Bytes) -> bool {
         let (Some(listening), Some(channel)) = (&self.listens_elsewhere, channel_of(frame)) else {
             return false;
         };
-        if !(listening.channels.contains(channel) || self.begun_channels().iter().any(|it| it == channel)) {
+        if !(listening.channels.contains(channel) || self.is_begun(channel)) {
             return false;
         }
         if self.is_own(frame) {
             let heard = listening.waiting.iter().position(|heard| heard == frame);
-            let (known, begins) = (self.as_known(frame), self.begun_channels());
+            self.tell(heard.unwrap_or(usize::MAX), Some(channel));
+            let known = self.as_known(frame);
             let Some(listening) = &mut self.listens_elsewhere else { return true };
-            match heard {
-                Some(at) => listening.waiting[at] = known,
+            match heard.and_then(|_| listening.waiting.iter().position(|heard| heard == frame)) {
+                Some(at) => {
+                    let _ = listening.waiting.remove(at);
+                    self.client_out.extend_from_slice(&known);
+                }
                 // A copy: what waits must not keep the buffer that it was read into.
                 None => listening.awaited = Some(Bytes::copy_from_slice(frame)),
             }
-            self.tell(heard.map_or(usize::MAX, |at| at + 1), &begins);
         }
         true
+    }
+
+    /// Whether a LISTEN to this channel may have been committed with what is being answered.
+    fn is_begun(&self, channel: &[u8]) -> bool {
+        let begins =
+            |set_up: &SetUp| matches!(set_up, SetUp::Channel(ChannelChange::Listen(it), _) if it == channel);
+        let of_unit = self.in_flight.front().is_some_and(|unit| unit.channels.iter().any(|it| it == channel));
+        of_unit || self.set_up.iter().any(begins)
     }
 
     /// Whether the session's own process on the primary has notified this.

@@ -54,6 +54,13 @@ impl Running {
         listening.is_some_and(|listening| listening.has_unheard)
     }
 
+    /// The listener has not told in time of what was committed: it is of no use to anybody.
+    pub(super) fn give_up_listener(&mut self) {
+        if let Some(listening) = self.pooled.as_ref().and_then(|pooled| pooled.listening.as_ref()) {
+            listening.ear.give_up();
+        }
+    }
+
     /// What the listener says, as long as the session has room for it; whether there was anything.
     pub(super) fn poll_listener(&mut self, cx: &mut Context<'_>) -> bool {
         let mut heard = false;
@@ -72,7 +79,12 @@ impl Running {
                 Heard::Notification(frame) => {
                     let is_ascii = frame.get(TEXT_AT..).is_some_and(<[u8]>::is_ascii);
                     if is_ascii || listening.encoding == self.session.client_encoding() {
+                        let waited = self.session.waits_to_be_notified();
                         self.session.notified(frame);
+                        if waited && !self.session.waits_to_be_notified() {
+                            // What it waits for next has its own time.
+                            self.blocked = None;
+                        }
                     } else {
                         self.end(&other_encoding());
                     }

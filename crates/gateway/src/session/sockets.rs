@@ -55,7 +55,7 @@ impl Running {
     pub(super) fn wants_attention(&self) -> bool {
         let opens = self.pooled.is_none();
         (opens && self.session.wants_primary() && self.opening.is_none())
-            || self.waits_for_primary() != self.blocked.is_some()
+            || self.waits_with_bound() != self.blocked.is_some()
             || (opens && self.session.wants_local() && self.opening_local.is_none())
             || self.session.waits_for() != self.waiting.as_ref().map(|(position, _)| *position)
             || (self.session.is_leaving() && self.leaving.is_none())

@@ -1,6 +1,6 @@
 //! LISTEN where servers are shared.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pangea_pgwire::{ErrorFields, SqlState};
 
 use super::rig::Rig;
@@ -9,6 +9,13 @@ use crate::{Access, Leg};
 
 fn notification(channel: &str) -> Bytes {
     wire::frame(b'A', &[&7u32.to_be_bytes(), channel.as_bytes(), b"\0hello\0"]).freeze()
+}
+
+/// Who has notified what is told here.
+fn processes(told: &[u8]) -> Vec<u32> {
+    let mut told = BytesMut::from(told);
+    let notified = std::iter::from_fn(|| wire::take_frame(&mut told)).filter(|frame| frame[0] == b'A');
+    notified.map(|frame| u32::from_be_bytes([frame[5], frame[6], frame[7], frame[8]])).collect()
 }
 
 impl Rig {
@@ -265,11 +272,55 @@ fn notifications_are_told_in_the_order_of_commits() {
     assert!(rig.session.waits_to_be_notified() && rig.session.owes_answer());
     assert!(rig.listener_works());
     rig.settle();
-    assert_eq!(rig.heard(), "A");
+    assert_eq!(processes(&rig.heard_bytes()), [7]);
     rig.is_deaf = false;
     rig.settle();
-    assert_eq!(rig.heard(), "A | Z:I");
-    assert!(!rig.session.primary_is_open());
+    assert_eq!(processes(&rig.heard_bytes()), [11]);
+    assert!(!rig.session.primary_is_open() && rig.session.is_quiet());
+}
+
+/// The listener may also be the first.
+#[test]
+fn its_own_is_told_under_the_number_that_the_client_knows_whoever_says_it_first() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    rig.given(&["LISTEN ch"]);
+    rig.say(&wire::query("NOTIFY ch"));
+    rig.advance();
+    while rig.database.borrow().notified.is_empty() {
+        assert!(rig.primary_works());
+    }
+    rig.database.borrow_mut().notified.push(7);
+    rig.advance();
+    assert_eq!(processes(&rig.heard_bytes()), [0; 0]);
+    rig.settle();
+    assert_eq!(processes(&rig.heard_bytes()), [11, 7]);
+}
+
+/// Its connection tells of it when the transaction is over that follows.
+#[test]
+fn what_is_notified_before_a_chained_transaction_is_told_once_after_it() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    rig.given(&["LISTEN ch", "LISTEN x", "BEGIN", "UNLISTEN x"]);
+    rig.say(&wire::query("NOTIFY ch; COMMIT AND CHAIN; SELECT 1"));
+    rig.advance();
+    while rig.database.borrow().notified.is_empty() {
+        assert!(rig.primary_works());
+    }
+    rig.advance();
+    rig.settle();
+    assert_eq!(rig.heard(), "C:NOTIFY | C:COMMIT | T | D:1 | C:SELECT 1 | Z:T");
+    assert_eq!(rig.ask(&wire::query("COMMIT")), "C:COMMIT | A | Z:I");
+    assert_eq!(rig.wants(), [b"ch"]);
+}
+
+#[test]
+fn what_waits_for_the_listener_is_answered_before_its_connection_ends() {
+    let mut rig = Rig::shared(Access::Primary, 1);
+    rig.given(&["LISTEN ch"]);
+    rig.is_deaf = true;
+    assert_eq!(rig.ask(&wire::query("NOTIFY ch")), "C:NOTIFY");
+    rig.close(Leg::Primary);
+    assert!(rig.heard().starts_with("Z:I"));
 }
 
 #[test]
