@@ -1,6 +1,7 @@
 """The other poolers: where they are found and how they are configured; and who takes part."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -110,8 +111,12 @@ logdir = '{self.directory}'
 
 class PgCat(Proxy):
     name, variable, server_over = "pgcat", "PGCAT_BIN", "TCP"
+    # Whether it looks at what a statement does, to send reads elsewhere: here to the same server.
+    splits = False
 
     def files(self):
+        split = str(self.splits).lower()
+        servers = [(self.server.tcp_host, SERVER_PORT, role) for role in roles(self.splits)]
         return {
             "pgcat.toml": f"""[general]
 host = "127.0.0.1"
@@ -123,7 +128,9 @@ worker_threads = {os.cpu_count()}
 shutdown_timeout = 1000
 [pools.{DATABASE}]
 pool_mode = "transaction"
-query_parser_enabled = false
+query_parser_enabled = {split}
+query_parser_read_write_splitting = {split}
+primary_reads_enabled = false
 prepared_statements_cache_size = 500
 [pools.{DATABASE}.users.0]
 username = "{ROLE}"
@@ -132,7 +139,7 @@ auth_type = "trust"
 pool_size = {self.sizes.pool}
 [pools.{DATABASE}.shards.0]
 database = "{DATABASE}"
-servers = [["{self.server.tcp_host}", {SERVER_PORT}, "primary"]]
+servers = {json.dumps(servers)}
 """
         }
 
@@ -142,8 +149,18 @@ servers = [["{self.server.tcp_host}", {SERVER_PORT}, "primary"]]
 
 class PgDog(Proxy):
     name, variable, server_over = "pgdog", "PGDOG_BIN", "TCP"
+    splits = False
 
     def files(self):
+        databases = "".join(
+            f"""[[databases]]
+name = "{DATABASE}"
+host = "{self.server.tcp_host}"
+port = {SERVER_PORT}
+role = "{role}"
+"""
+            for role in roles(self.splits)
+        )
         return {
             "users.toml": f'[[users]]\nname = "{ROLE}"\ndatabase = "{DATABASE}"\npassword = "unused"\n',
             "pgdog.toml": f"""[general]
@@ -157,18 +174,27 @@ auth_type = "trust"
 tls_verify = "disabled"
 checkout_timeout = 30000
 shutdown_timeout = 1000
-[[databases]]
-name = "{DATABASE}"
-host = "{self.server.tcp_host}"
-port = {SERVER_PORT}
-""",
+{databases}""",
         }
 
     def command(self):
         return [self.binary, "--config", "pgdog.toml", "--users", "users.toml"]
 
 
-PROXIES = {kind.name: kind for kind in (PgBouncer, PgPool, PgCat, PgDog)}
+class PgCatSplit(PgCat):
+    name, splits = "pgcat-split", True
+
+
+class PgDogSplit(PgDog):
+    name, splits = "pgdog-split", True
+
+
+def roles(splits):
+    """Whose part the one server plays."""
+    return ["primary", "replica"] if splits else ["primary"]
+
+
+PROXIES = {kind.name: kind for kind in (PgBouncer, PgPool, PgCat, PgDog, PgCatSplit, PgDogSplit)}
 NAMES = ("direct", "pangea", *PROXIES)
 
 

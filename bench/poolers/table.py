@@ -7,7 +7,7 @@ REFERENCE = "pgbouncer"
 # More than this of the machine taken by something else says that a row is about that, too.
 OTHERS_PERCENT_MAX = 15
 COLUMNS = ("peer", "pool", "tps", "ratio", "mean ms", "p99 ms", "CPU s", "ratio", "peak MB", "PSS MB", "others")
-WIDTHS = (11, 17, 9, 7, 9, 9, 8, 7, 9, 8, 8)
+WIDTHS = (12, 17, 9, 7, 9, 9, 8, 7, 9, 8, 8)
 
 
 def cells(rows):
