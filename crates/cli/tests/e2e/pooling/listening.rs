@@ -1,6 +1,8 @@
 //! Many sessions listen with one connection.
 
 use futures_util::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::moving::switch;
 use crate::support::{AP, EU, Lab, Raw, Session, US, eventually, frame, startup};
@@ -111,6 +113,28 @@ pub(super) async fn a_lost_listener_is_told(lab: &Lab) {
     let mut again = listening(lab, US, "LISTEN a").await;
     us.run("NOTIFY a, 'again'").await;
     assert_eq!(again.notification().await.1, "again");
+}
+
+/// One that hears nothing any more ends for all, and what was committed has been answered.
+pub(super) async fn a_listener_that_says_nothing_is_given_up(lab: &Lab) {
+    let mut sessions = [listening(lab, US, "LISTEN a").await, listening(lab, US, "LISTEN a").await];
+    let us = lab.connect(US).await;
+    let listener =
+        us.text("SELECT pid FROM pg_stat_activity WHERE application_name = 'pangea listener'").await;
+    let listener = Pid::from_raw(listener.parse().unwrap());
+    let mut distant = listening(lab, EU, "LISTEN a").await;
+    kill(listener, Signal::SIGSTOP).unwrap();
+    sessions[0].run("NOTIFY a, 'committed'").await;
+    for session in &mut sessions {
+        assert_eq!(session.end().await, "08006");
+    }
+    kill(listener, Signal::SIGCONT).unwrap();
+    let mut again = listening(lab, US, "LISTEN a").await;
+    us.run("NOTIFY a, 'again'").await;
+    assert_eq!(again.notification().await.1, "again");
+    for payload in ["committed", "again"] {
+        assert_eq!(distant.notification().await.1, payload);
+    }
 }
 
 /// A client that takes nothing is told so at last, and holds up nobody.

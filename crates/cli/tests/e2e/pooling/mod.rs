@@ -71,6 +71,7 @@ fn sessions_listen_together() {
             listening::many_sessions_listen_with_one_connection,
             listening::listening_is_of_the_session,
             listening::a_lost_listener_is_told,
+            listening::a_listener_that_says_nothing_is_given_up,
             listening::a_client_that_does_not_read_ends,
             listening::a_switchover_ends_who_listens_and_nobody_else,
         ],
