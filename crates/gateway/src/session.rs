@@ -500,9 +500,7 @@ impl Running {
             }
             Event::Opened(Err(error)) => self.trouble = Some(unreachable(&self.primary_route, &error)),
             Event::GateChanged => self.follow_gate(),
-            Event::Blocked if self.session.waits_to_be_notified() => {
-                self.give_up_listener();
-            }
+            Event::Blocked if self.session.waits_to_be_notified() => self.give_up_listener(),
             Event::Blocked => {
                 self.opening = None;
                 let error = self.trouble.take().unwrap_or_else(moving);

@@ -295,17 +295,17 @@ impl Session {
         }
         if self.is_own(frame) {
             let heard = listening.waiting.iter().position(|heard| heard == frame);
-            self.tell(heard.unwrap_or(usize::MAX), Some(channel));
-            let known = self.as_known(frame);
+            let heard = heard.map(|at| (at, self.as_known(frame)));
             let Some(listening) = &mut self.listens_elsewhere else { return true };
-            match heard.and_then(|_| listening.waiting.iter().position(|heard| heard == frame)) {
-                Some(at) => {
-                    let _ = listening.waiting.remove(at);
-                    self.client_out.extend_from_slice(&known);
-                }
+            let due = if let Some((at, known)) = heard {
+                listening.waiting[at] = known;
+                at + 1
+            } else {
                 // A copy: what waits must not keep the buffer that it was read into.
-                None => listening.awaited = Some(Bytes::copy_from_slice(frame)),
-            }
+                listening.awaited = Some(Bytes::copy_from_slice(frame));
+                usize::MAX
+            };
+            self.tell(due, Some(channel));
         }
         true
     }

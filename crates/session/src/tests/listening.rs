@@ -313,22 +313,25 @@ fn what_is_notified_before_a_chained_transaction_is_told_once_after_it() {
     assert_eq!(rig.wants(), [b"ch"]);
 }
 
-#[test]
-fn what_waits_for_the_listener_is_answered_before_its_connection_ends() {
+/// A session that has notified something, of which the listener has not told.
+fn waiting_for_its_own() -> Rig {
     let mut rig = Rig::shared(Access::Primary, 1);
     rig.given(&["LISTEN ch"]);
     rig.is_deaf = true;
     assert_eq!(rig.ask(&wire::query("NOTIFY ch")), "C:NOTIFY");
+    rig
+}
+
+#[test]
+fn what_waits_for_the_listener_is_answered_before_its_connection_ends() {
+    let mut rig = waiting_for_its_own();
     rig.close(Leg::Primary);
     assert!(rig.heard().starts_with("Z:I"));
 }
 
 #[test]
 fn what_waits_for_a_listener_that_is_lost_is_answered_first() {
-    let mut rig = Rig::shared(Access::Primary, 1);
-    rig.given(&["LISTEN ch"]);
-    rig.is_deaf = true;
-    assert_eq!(rig.ask(&wire::query("NOTIFY ch")), "C:NOTIFY");
+    let mut rig = waiting_for_its_own();
     rig.session.listener_lost(&ErrorFields::fatal(SqlState::CONNECTION_FAILURE, "no connection"));
     rig.settle();
     assert_eq!(rig.heard(), "Z:I | FATAL:08006");

@@ -201,7 +201,7 @@ fn show(frames: &[Bytes]) -> String {
 /// The text of a notification.
 fn number_of(frame: &Bytes) -> usize {
     let text = frame.rsplit(|byte| *byte == 0).nth(1).unwrap_or_default();
-    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX)
 }
 
 /// One server that runs the program.
@@ -252,6 +252,10 @@ fn check(steps: &[Step], order: u64, servers: Servers) {
         let told = [&got, &wanted].map(|side| side.iter().filter(|frame| is_told(frame)).count());
         let heard = rig.database.borrow().notified.len();
         let numbers: Vec<usize> = got.iter().filter(|frame| is_told(frame)).map(number_of).collect();
+        assert!(
+            numbers.iter().all(|number| *number < heard),
+            "nobody has notified that: {numbers:?} of {heard}"
+        );
         assert!(numbers.is_sorted_by(|a, b| a < b), "told twice, or in another order: {numbers:?}");
         let ends = |step: &Step| ["UNLISTEN", "DISCARD"].iter().any(|word| step.text.contains(word));
         assert!(told[0] >= told[1] || steps.iter().any(ends), "a notification is lost: {told:?} of {heard}");
