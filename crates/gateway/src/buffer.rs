@@ -26,6 +26,7 @@ thread_local! {
 }
 
 /// Reads once, appending to `buffer`. `Ok(0)` is the end of the stream.
+#[inline(never)] // One copy, not one for each caller: docs/performance.md.
 pub(crate) fn poll_fill(
     stream: &mut Stream,
     buffer: &mut BytesMut,
@@ -57,6 +58,7 @@ pub(crate) fn poll_drain(
     poll_write_all(stream, buffer, cx)
 }
 
+#[inline(never)] // One copy, not one for each caller: docs/performance.md.
 fn poll_write_all(stream: &mut Stream, buffer: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     while !buffer.is_empty() {
         let written = ready!(Pin::new(&mut *stream).poll_write(cx, buffer))?;

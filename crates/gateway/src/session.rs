@@ -626,6 +626,8 @@ impl Running {
         }
     }
 
+    /// Has the session do all that it can, and gives and takes connections for it.
+    #[inline(never)] // One copy, not one for each caller: docs/performance.md.
     fn advance(&mut self) {
         loop {
             let mut world = World { catalog: &self.catalog, position: &self.position, shared: &self.shared };

@@ -39,6 +39,7 @@ macro_rules! each {
 }
 
 impl AsyncRead for Stream {
+    #[inline(never)] // One copy, not one for each caller: docs/performance.md.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }

@@ -180,6 +180,6 @@ impl Link {
 
     /// Whether an answer to something of the session's own that `which` names is due.
     pub(crate) fn expects(&self, which: Expect) -> bool {
-        self.expect.contains(&which)
+        !self.expect.is_empty() && self.expect.contains(&which)
     }
 }

@@ -29,10 +29,12 @@ const STANDARD_STRINGS: &[u8] = b"standard_conforming_strings";
 
 impl Session {
     /// Takes what a server has sent; whether anything was taken.
+    #[inline]
     pub(crate) fn take_answers(&mut self, leg: Leg) -> bool {
-        if self.link(leg).input.is_empty() {
-            return false;
-        }
+        !self.link(leg).input.is_empty() && self.take_frames(leg)
+    }
+
+    fn take_frames(&mut self, leg: Leg) -> bool {
         let mut progress = false;
         while !self.link(leg).input.is_empty()
             && self.phase != Phase::Over

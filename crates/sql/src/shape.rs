@@ -54,8 +54,7 @@ pub(crate) fn write_shape(text: &str, shape: &mut String) -> Option<Places> {
         return None;
     }
     let bytes = text.as_bytes();
-    let mut scanner =
-        Scanner { text, bytes, at: 0, kept: 0, shape, first_literal: None, end: None, after_string: false };
+    let mut scanner = Scanner { text, bytes, at: 0, kept: 0, shape, first_literal: None, end: None };
     scanner.scan()?;
     scanner.keep_until(text.len())?;
     Some(Places { first_literal: scanner.first_literal?, end: scanner.end.unwrap_or(text.len()) })
@@ -73,49 +72,58 @@ struct Scanner<'a> {
     first_literal: Option<usize>,
     /// Where the first semicolon stands.
     end: Option<usize>,
-    /// The last token was a string. Another one may be the rest of it.
-    after_string: bool,
 }
 
 impl Scanner<'_> {
     fn scan(&mut self) -> Option<()> {
         while let Some(byte) = self.peek(0) {
-            match byte {
-                b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => self.at += 1,
-                // An operator ends where a comment begins within it, so these two come first.
-                b'-' if self.peek(1) == Some(b'-') => self.line_comment()?,
-                b'/' if self.peek(1) == Some(b'*') => self.block_comment()?,
-                b';' => {
-                    self.end.get_or_insert(self.at);
-                    self.at += 1;
-                }
-                _ if self.end.is_some() => return None,
-                b'\'' if self.after_string => return None,
-                b'\'' => self.string()?,
-                _ => {
-                    self.after_string = false;
-                    self.token(byte)?;
-                }
+            match KINDS[usize::from(byte)] {
+                Kind::Single => self.at += 1,
+                Kind::Name => self.name()?,
+                Kind::Digit => self.number()?,
+                Kind::Quote => self.string()?,
+                Kind::Other => self.other(byte)?,
             }
         }
         Some(())
     }
 
-    fn token(&mut self, byte: u8) -> Option<()> {
-        match byte {
-            b'0'..=b'9' => self.number(),
-            b'.' => match self.peek(1)? {
-                b'0'..=b'9' => self.number(),
-                b'.' => None,
-                _ => self.skip(),
-            },
-            b'"' => self.quoted_name(),
-            b'$' => self.parameter(),
-            _ if is_name_byte(byte) => self.name(),
-            b',' | b'(' | b')' | b'[' | b']' | b':' => self.skip(),
-            b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*' | b'/'
-            | b'%' | b'<' | b'>' | b'=' => self.skip(),
+    /// What begins more than one kind of token, or none that is known.
+    fn other(&mut self, byte: u8) -> Option<()> {
+        match (byte, self.peek(1)) {
+            // An operator ends where a comment begins within it: it may be skipped byte by byte.
+            (b'-', Some(b'-')) => self.line_comment(),
+            (b'/', Some(b'*')) => self.block_comment(),
+            (b'-' | b'/', _) => self.skip(),
+            (b'.', Some(b'0'..=b'9')) => self.number(),
+            (b'.', Some(b'.') | None) => None,
+            (b'.', _) => self.skip(),
+            (b'"', _) => self.quoted_name(),
+            (b'$', _) => self.parameter(),
+            (b';', _) => self.end(),
             _ => None,
+        }
+    }
+
+    /// Behind the statement there may be nothing but more semicolons.
+    fn end(&mut self) -> Option<()> {
+        self.end = Some(self.at);
+        while self.peek(0) == Some(b';') {
+            self.at += 1;
+            self.blanks()?;
+        }
+        self.peek(0).is_none().then_some(())
+    }
+
+    /// Skips spaces and comments.
+    fn blanks(&mut self) -> Option<()> {
+        loop {
+            match (self.peek(0), self.peek(1)) {
+                (Some(b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c), _) => self.at += 1,
+                (Some(b'-'), Some(b'-')) => self.line_comment()?,
+                (Some(b'/'), Some(b'*')) => self.block_comment()?,
+                _ => return Some(()),
+            }
         }
     }
 
@@ -192,8 +200,10 @@ impl Scanner<'_> {
             }
             self.at += 1;
         }
-        self.after_string = true;
-        self.replace(start, STRING)
+        self.replace(start, STRING)?;
+        // Another one may be the rest of it.
+        self.blanks()?;
+        (self.peek(0) != Some(b'\'')).then_some(())
     }
 
     fn line_comment(&mut self) -> Option<()> {
@@ -246,7 +256,7 @@ impl Scanner<'_> {
 
     fn skip_while(&mut self, is_part: impl Fn(u8) -> bool) -> usize {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let len = rest.iter().take_while(|byte| is_part(**byte)).count();
+        let len = rest.iter().position(|byte| !is_part(*byte)).unwrap_or(rest.len());
         self.at += len;
         len
     }
@@ -270,8 +280,42 @@ impl Scanner<'_> {
     }
 }
 
+/// What a byte begins.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// A token of one byte, white space, or a byte of an operator that begins no comment.
+    Single,
+    Name,
+    Digit,
+    Quote,
+    Other,
+}
+
+const KINDS: [Kind; 256] = {
+    let mut kinds = [Kind::Other; 256];
+    let mut byte = 0_u8;
+    loop {
+        kinds[byte as usize] = match byte {
+            b'0'..=b'9' => Kind::Digit,
+            b'$' => Kind::Other,
+            b'\'' => Kind::Quote,
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c | b',' | b'(' | b')' | b'[' | b']' | b':' => {
+                Kind::Single
+            }
+            b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'*' | b'%' | b'<'
+            | b'>' | b'=' => Kind::Single,
+            _ if NAME_BYTES[byte as usize] => Kind::Name,
+            _ => Kind::Other,
+        };
+        if byte == u8::MAX {
+            break kinds;
+        }
+        byte += 1;
+    }
+};
+
 /// Letters, digits, `_`, `$` and whatever is not ASCII: what a name is made of. Only a part of
-/// them may begin one; digits and `$` are looked for first.
+/// them may begin one.
 fn is_name_byte(byte: u8) -> bool {
     NAME_BYTES[usize::from(byte)]
 }

@@ -91,7 +91,9 @@ impl Client {
     }
 
     fn micros(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.connected).as_micros()).unwrap_or(u64::MAX)
+        let since = now.saturating_duration_since(self.connected);
+        // Without the 128 bits of `as_micros`: 64 are enough for half a million years.
+        since.as_secs() * 1_000_000 + u64::from(since.subsec_micros())
     }
 
     pub(crate) fn activity(&self) -> Activity {

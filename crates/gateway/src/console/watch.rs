@@ -155,11 +155,15 @@ impl Watch {
     }
 
     fn turn(&mut self, activity: Activity) {
-        self.activity = activity;
+        let was_idle = std::mem::replace(&mut self.activity, activity) == Activity::Idle;
         let began = self.wait_began.take();
-        // The clock is read for those only who wait: most never do.
         let waits = activity == Activity::Waiting;
-        let now = if waits || began.is_some() { self.client().now() } else { 0 };
+        // The clock is read for those only who wait, most never do; and who waits at once does so since the request.
+        let now = match self.query_began {
+            _ if !waits && began.is_none() => 0,
+            Some(asked) if was_idle => asked,
+            _ => self.client().now(),
+        };
         if let Some(began) = began {
             self.client().counters.add(Counter::WaitTime, now.saturating_sub(began));
         }

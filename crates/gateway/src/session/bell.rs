@@ -36,7 +36,8 @@ impl Bell {
     /// Whether what is behind the bell has to be asked: it has rung since this was asked, or was never asked.
     pub(super) fn has_rung(&mut self, cx: &Context<'_>) -> bool {
         if let Some((rung, _)) = self.inner.as_ref().filter(|(rung, _)| rung.task.will_wake(cx.waker())) {
-            return rung.rung.swap(false, Ordering::AcqRel);
+            // Looked at first: to exchange it costs more, and mostly it is silent. Who rings after the look also wakes after it.
+            return rung.rung.load(Ordering::Acquire) && rung.rung.swap(false, Ordering::AcqRel);
         }
         let rung = Arc::new(Rung { rung: AtomicBool::new(false), task: cx.waker().clone() });
         self.inner = Some((rung.clone(), rung.into()));

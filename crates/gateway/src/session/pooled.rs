@@ -201,7 +201,13 @@ impl Running {
         false
     }
 
+    /// Whether it waits for connections.
+    pub(super) fn is_acquiring(&self) -> bool {
+        self.pooled.as_ref().is_some_and(|it| it.local_acquiring.is_some() || it.primary_acquiring.is_some())
+    }
+
     /// Gets the connections that were waited for; whether anything came of it.
+    #[inline(never)] // One copy, not one for each caller: docs/performance.md.
     pub(super) fn poll_acquiring(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         for leg in [Leg::Local, Leg::Primary] {

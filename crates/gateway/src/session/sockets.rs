@@ -31,7 +31,7 @@ impl Running {
         loop {
             let mut changed = false;
             // What waited for a connection goes out with the first look at it.
-            while self.poll_acquiring(cx) {
+            while self.is_acquiring() && self.poll_acquiring(cx) {
                 self.advance();
                 changed = true;
             }
@@ -66,6 +66,7 @@ impl Running {
     }
 
     /// Whether anything happened that the session should look at.
+    #[inline(never)] // One copy, not one for each caller: docs/performance.md.
     pub(super) fn poll_client(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = false;
         let output = self.session.client_output();
@@ -106,22 +107,22 @@ impl Running {
     /// Whether there is a connection to a server. What the session has given up is closed: what is asked for next is for
     /// another.
     fn has_server(&mut self, leg: Leg) -> bool {
-        let is_open = match leg {
-            Leg::Local => self.session.local_is_open(),
-            Leg::Primary => self.session.primary_is_open(),
+        let (is_open, stream) = match leg {
+            Leg::Local => (self.session.local_is_open(), &mut self.local),
+            Leg::Primary => (self.session.primary_is_open(), &mut self.primary),
         };
-        let stream = self.stream(leg);
-        if !is_open && stream.is_some() {
+        let there = is_open && stream.is_some();
+        if !there && stream.is_some() {
             *stream = None;
         }
-        let there = stream.is_some();
-        if let Some(pooled) = self.pooled.as_mut().filter(|_| !there) {
+        if !there && let Some(pooled) = &mut self.pooled {
             pooled.end_lease(leg);
         }
         there
     }
 
     /// Whether anything happened that the session should look at.
+    #[inline(never)] // One copy, not one for each caller: docs/performance.md.
     fn poll_server(&mut self, leg: Leg, cx: &mut Context<'_>) -> bool {
         let stream = match leg {
             Leg::Local => &mut self.local,
