@@ -18,13 +18,15 @@ pub struct ErrorFields {
     pub detail: Option<String>,
     /// What to do.
     pub hint: Option<String>,
+    /// The function of PostgreSQL that says the same: by it drivers tell apart what has one code (pgjdbc a stale plan).
+    pub routine: Option<&'static str>,
 }
 
 impl ErrorFields {
     /// An error that ends the statement.
     #[must_use]
     pub fn error(code: SqlState, message: impl Into<String>) -> Self {
-        Self { severity: "ERROR", code, message: message.into(), detail: None, hint: None }
+        Self { severity: "ERROR", code, message: message.into(), detail: None, hint: None, routine: None }
     }
 
     /// What a server has said in the body of an ErrorResponse, with severity ERROR whatever it was.
@@ -63,6 +65,13 @@ impl ErrorFields {
         self
     }
 
+    /// With the function of PostgreSQL that says it.
+    #[must_use]
+    pub fn with_routine(mut self, routine: &'static str) -> Self {
+        self.routine = Some(routine);
+        self
+    }
+
     /// A warning, to be sent as a notice.
     #[must_use]
     pub fn warning(code: SqlState, message: impl Into<String>) -> Self {
@@ -88,6 +97,9 @@ impl ErrorFields {
             }
             if let Some(hint) = &self.hint {
                 field(b'H', hint.as_bytes());
+            }
+            if let Some(routine) = self.routine {
+                field(b'R', routine.as_bytes());
             }
             out.put_u8(0);
         });
@@ -130,7 +142,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let error = ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, "going\0 down").with_hint("wait");
+        let error = ErrorFields::fatal(SqlState::ADMIN_SHUTDOWN, "going\0 down");
+        let error = error.with_hint("wait").with_routine("ProcessInterrupts");
         let mut out = BytesMut::new();
         error.write(&mut out);
         let header = backend_header(&out).unwrap().unwrap();
@@ -139,6 +152,7 @@ mod tests {
         assert_eq!(code(body), Some(SqlState::ADMIN_SHUTDOWN));
         assert_eq!(field(body, b'M'), Some(&b"going down"[..]));
         assert_eq!(field(body, b'H'), Some(&b"wait"[..]));
+        assert_eq!(field(body, b'R'), Some(&b"ProcessInterrupts"[..]));
         assert_eq!(field(body, b'D'), None);
         assert!(is_fatal(body));
     }

@@ -9,7 +9,7 @@
 use bytes::{Bytes, BytesMut};
 use pangea_pgwire::frame::{FrameError, HEADER_LEN};
 use pangea_pgwire::message::Target;
-use pangea_pgwire::{SqlState, build, fields};
+use pangea_pgwire::{ErrorFields, SqlState, build, fields};
 use sha2::{Digest as _, Sha256};
 
 use crate::leg::{Expect, Leg};
@@ -116,25 +116,10 @@ fn description(parameters: &[u8], row: &[u8]) -> Description {
 }
 
 /// PostgreSQL's own error, by which drivers know that they have to prepare anew.
-pub(crate) fn changed() -> BytesMut {
-    let mut out = BytesMut::new();
-    let code = SqlState::FEATURE_NOT_SUPPORTED;
-    let fields: [(u8, &[u8]); 6] = [
-        (b'S', b"ERROR"),
-        (b'V', b"ERROR"),
-        (b'C', code.as_str().as_bytes()),
-        (b'M', b"cached plan must not change result type"),
-        (b'H', b"Prepare the statement again: types in it are others than when it was described."),
-        (b'R', b"RevalidateCachedQuery"),
-    ];
-    build::frame(&mut out, b'E', |out| {
-        for (tag, value) in fields {
-            out.extend_from_slice(&[tag]);
-            build::cstr(out, value);
-        }
-        out.extend_from_slice(&[0]);
-    });
-    out
+pub(crate) fn changed() -> ErrorFields {
+    ErrorFields::error(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
+        .with_hint("Prepare the statement again: types in it are others than when it was described.")
+        .with_routine("RevalidateCachedQuery")
 }
 
 impl Unit {
@@ -313,7 +298,7 @@ impl Session {
         match (unit, error) {
             (None, _) => {}
             (Some(_), None) if agrees => {}
-            (Some(_), None) => self.refuse_pending_with(&changed()),
+            (Some(_), None) => self.refuse_pending(&changed()),
             (Some(unit), Some(_)) if exists && is_idle => unit.confirmed = Confirmed::default(),
             (Some(unit), Some(error)) if may_forward && is_refusal(&error[HEADER_LEN..]) => {
                 unit.run_on_primary = true;

@@ -66,7 +66,7 @@ impl Session {
                     Confirmation::Send => {}
                     Confirmation::Wait => return false,
                     Confirmation::Refuse => {
-                        self.refuse_pending_with(&described::changed());
+                        self.refuse_pending(&described::changed());
                         return true;
                     }
                 }

@@ -119,6 +119,7 @@ def test_ddl_under_a_prepared_statement_is_refused_as_by_postgresql(connect, tab
         cursor = connection.execute(f"SELECT * FROM {table}", prepare=True)
     except errors.FeatureNotSupported as error:
         assert "cached plan must not change result type" in str(error)
+        assert error.diag.source_function == "RevalidateCachedQuery"
     else:
         # It asks what the columns are with each execution, and on another connection they are what they are now.
         assert TRANSACTION_POOLING
