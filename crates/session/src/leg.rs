@@ -180,6 +180,7 @@ impl Link {
 
     /// Whether an answer to something of the session's own that `which` names is due.
     pub(crate) fn expects(&self, which: Expect) -> bool {
+        // Asked several times a unit, and mostly there is nothing: the search goes through both halves of the ring.
         !self.expect.is_empty() && self.expect.contains(&which)
     }
 }

@@ -92,8 +92,7 @@ impl Scanner<'_> {
     fn other(&mut self, byte: u8) -> Option<()> {
         match (byte, self.peek(1)) {
             // An operator ends where a comment begins within it: it may be skipped byte by byte.
-            (b'-', Some(b'-')) => self.line_comment(),
-            (b'/', Some(b'*')) => self.block_comment(),
+            (b'-', Some(b'-')) | (b'/', Some(b'*')) => self.blanks(),
             (b'-' | b'/', _) => self.skip(),
             (b'.', Some(b'0'..=b'9')) => self.number(),
             (b'.', Some(b'.') | None) => None,
@@ -119,7 +118,7 @@ impl Scanner<'_> {
     fn blanks(&mut self) -> Option<()> {
         loop {
             match (self.peek(0), self.peek(1)) {
-                (Some(b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c), _) => self.at += 1,
+                (Some(byte), _) if is_space(byte) => self.at += 1,
                 (Some(b'-'), Some(b'-')) => self.line_comment()?,
                 (Some(b'/'), Some(b'*')) => self.block_comment()?,
                 _ => return Some(()),
@@ -299,11 +298,10 @@ const KINDS: [Kind; 256] = {
             b'0'..=b'9' => Kind::Digit,
             b'$' => Kind::Other,
             b'\'' => Kind::Quote,
-            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c | b',' | b'(' | b')' | b'[' | b']' | b':' => {
-                Kind::Single
-            }
+            b',' | b'(' | b')' | b'[' | b']' | b':' => Kind::Single,
             b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'*' | b'%' | b'<'
             | b'>' | b'=' => Kind::Single,
+            _ if is_space(byte) => Kind::Single,
             _ if NAME_BYTES[byte as usize] => Kind::Name,
             _ => Kind::Other,
         };
@@ -313,6 +311,11 @@ const KINDS: [Kind; 256] = {
         byte += 1;
     }
 };
+
+/// What `scan.l` takes for white space.
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
+}
 
 /// Letters, digits, `_`, `$` and whatever is not ASCII: what a name is made of. Only a part of
 /// them may begin one.

@@ -107,15 +107,16 @@ impl Running {
     /// Whether there is a connection to a server. What the session has given up is closed: what is asked for next is for
     /// another.
     fn has_server(&mut self, leg: Leg) -> bool {
-        let (is_open, stream) = match leg {
-            Leg::Local => (self.session.local_is_open(), &mut self.local),
-            Leg::Primary => (self.session.primary_is_open(), &mut self.primary),
+        let is_open = match leg {
+            Leg::Local => self.session.local_is_open(),
+            Leg::Primary => self.session.primary_is_open(),
         };
-        let there = is_open && stream.is_some();
-        if !there && stream.is_some() {
+        let stream = self.stream(leg);
+        if !is_open && stream.is_some() {
             *stream = None;
         }
-        if !there && let Some(pooled) = &mut self.pooled {
+        let there = stream.is_some();
+        if let Some(pooled) = self.pooled.as_mut().filter(|_| !there) {
             pooled.end_lease(leg);
         }
         there
